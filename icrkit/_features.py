@@ -1,0 +1,257 @@
+"""What every estimator accepts as X, turned into one thing: blocks of (image, view, feature).
+
+The one place where input is checked. Nothing is read here beyond shapes, types and ids; values are checked by the
+pass that reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from icrkit.cube import Cube, from_rows
+from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
+
+__all__ = ["Features", "as_features", "labelled_like", "n_levels", "split_levels", "unit_rows"]
+
+DIMS = ("image", "view", "feature")
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of one layer at one noise level, in memory or still on disk.
+
+    Parameters
+    ----------
+    array : ndarray or DataArray (n_images, n_views, n_features)
+        Sliced along its first axis to be read.
+    image_ids : ndarray (n_images,)
+        Row numbers where there are no ids.
+    views_ordered : bool
+        False where views have no common order (rows with groups).
+    name : str
+        For messages: layer, level and file.
+    normalize : {None, "l2"}
+        Scale every feature vector to unit length as it is read.
+    """
+
+    array: Any
+    image_ids: NDArray[Any]
+    views_ordered: bool = True
+    name: str = "X"
+    normalize: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n_images, n_views, n_features)."""
+        n, v, d = self.array.shape
+        return int(n), int(v), int(d)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: the type in which blocks are read."""
+        return np.dtype(np.float32 if self.array.dtype in (np.float16, np.float32) else np.float64)
+
+    def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Images [start, stop) as an ndarray (n, n_views, n_features) of `dtype`."""
+        block = np.asarray(self.array[start:stop]).astype(self.dtype, copy=False)
+        if self.normalize == "l2":
+            block = unit_rows(block, self.name)
+        return block
+
+    def blocks(self, target_bytes: int = 8 << 20) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(first image, block) over all images, in blocks of about ``target_bytes``."""
+        n, v, d = self.shape
+        step = max(1, target_bytes // (v * d * self.dtype.itemsize))
+        for start in range(0, n, step):
+            yield start, self.read(start, min(start + step, n))
+
+    def raise_non_finite(self) -> None:
+        """Find every NaN and infinity, and raise with the first one's place; return where there is none."""
+        count, first = 0, None
+        for start, block in self.blocks():
+            bad = ~np.isfinite(block)
+            if bad.any():
+                count += int(bad.sum())
+                if first is None:
+                    i, v, f = (int(k) for k in np.argwhere(bad)[0])
+                    first = (self.image_ids[start + i], v, f, block[i, v, f])
+        if first is not None:
+            image, view, feature, value = first
+            raise NonFiniteError(
+                f"{self.name}: {count} of {int(np.prod(self.shape))} features are NaN or inf; the first is "
+                f"{value} at image {image}, view {view}, feature {feature}. Drop those images or repair the extraction."
+            )
+
+
+def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
+    """Each feature vector divided by its length; a zero vector has no direction and stays zero, with a warning."""
+    norms = np.linalg.norm(block, axis=-1, keepdims=True)
+    zero = norms == 0
+    if zero.any():
+        warnings.warn(f"{name}: {int(zero.sum())} feature vectors are all zero and stay zero", stacklevel=2)
+        norms[zero] = 1.0
+    return np.asarray(block / norms)
+
+
+def as_features(
+    X: Any, *, n_views: int | None = None, groups: Any = None, normalize: str | None = None, min_views: int = 2
+) -> Features:
+    """Features from anything an estimator accepts.
+
+    Parameters
+    ----------
+    X : Cube, DataArray, array or tensor
+        One layer at one level. DataArrays by dim name, in any order; arrays as (image, view, feature), or rows
+        (row, feature) with ``groups`` or ``n_views`` consecutive rows to an image.
+    n_views : int, optional
+        For rows without groups.
+    groups : array (n_rows,), optional
+        Image of each row.
+    normalize : {None, "l2"}
+    min_views : int
+        What the caller needs.
+
+    Raises
+    ------
+    CubeFormatError
+        Wrong dims or dtype.
+    NotEnoughDataError
+        Fewer than two images or ``min_views`` views.
+    """
+    if normalize not in (None, "l2"):
+        raise ValueError(f"normalize must be None or 'l2', not {normalize!r}")
+    if isinstance(X, Features):
+        found = X
+    elif isinstance(X, Cube):
+        found = _from_dataarray(X.level())
+    elif isinstance(X, xr.DataArray):
+        found = _from_dataarray(X)
+    else:
+        found = _from_array(_as_numpy(X), n_views, groups)
+    n, v, _ = found.shape
+    if n < 2:
+        raise NotEnoughDataError(
+            f"{found.name} has n_samples={n} image(s); at least 2 images are needed to tell them apart"
+        )
+    if v < min_views:
+        raise NotEnoughDataError(
+            f"{found.name} has {v} view(s) an image; at least {min_views} are needed, because the residual is what "
+            "differs between views of one image. Extract with n_views=2 or more."
+        )
+    return dataclasses.replace(found, normalize=normalize)
+
+
+def n_levels(X: Any) -> NDArray[np.float64] | None:
+    """Noise levels of X where it has an axis of them longer than one, else None."""
+    if isinstance(X, Cube):
+        return X.sigmas if len(X.sigmas) > 1 else None
+    if isinstance(X, xr.DataArray) and "sigma" in X.dims and X.sizes["sigma"] > 1:
+        return np.asarray(X["sigma"], dtype=np.float64)
+    return None
+
+
+def split_levels(X: Any) -> list[Any]:
+    """One X a level, for the X of which `n_levels` are given."""
+    array = X[X.layers[0]] if isinstance(X, Cube) else X
+    if isinstance(X, Cube) and len(X.layers) != 1:
+        raise CubeFormatError(f"the cube has layers {list(X.layers)}: choose one with cube.select(layer=...)")
+    return [array.isel(sigma=k) for k in range(array.sizes["sigma"])]
+
+
+def labelled_like(X: Any, result: NDArray[Any]) -> Any:
+    """The result with the image and view coordinates of X where X had them."""
+    if not isinstance(X, Cube | xr.DataArray):
+        return result
+    source = X.level() if isinstance(X, Cube) else X
+    if "sigma" in source.dims:
+        source = source.isel(sigma=0)
+    coords = {name: value for name, value in source.coords.items() if "feature" not in value.dims}
+    return xr.DataArray(result, dims=DIMS, coords=coords, name=source.name, attrs=dict(source.attrs))
+
+
+def _from_dataarray(array: xr.DataArray) -> Features:
+    if "sigma" in array.dims and array.sizes["sigma"] == 1:
+        array = array.isel(sigma=0)
+    if set(array.dims) != set(DIMS):
+        raise CubeFormatError(
+            f"dims {tuple(map(str, array.dims))} found, {DIMS} wanted"
+            + (": choose one level with .isel(sigma=...) or SelectLevel" if "sigma" in array.dims else "")
+        )
+    _check_dtype(array.dtype, str(array.name or "X"))
+    array = array.transpose(*DIMS)
+    ids = np.asarray(array["image"]) if "image" in array.coords else np.arange(array.sizes["image"])
+    name = str(array.name or "X")
+    if "sigma" in array.coords:
+        name += f" at sigma {float(array['sigma']):.4g}"
+    if array.encoding.get("source"):
+        name += f" in {array.encoding['source']}"
+    # A variable that is already in memory is read as an ndarray: slicing a DataArray costs more than the arithmetic.
+    data = array.variable if not array.variable._in_memory else array.to_numpy()
+    return Features(data, ids, bool(array.attrs.get("views_ordered", True)), name)
+
+
+def _as_numpy(X: Any) -> NDArray[Any]:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = X.float().numpy() if X.dtype == torch.bfloat16 else X.numpy()
+    return np.asarray(X)
+
+
+def _from_array(array: NDArray[Any], n_views: int | None, groups: Any) -> Features:
+    _check_dtype(array.dtype, "X", in_memory=True)
+    if array.ndim == 3:
+        if groups is not None:
+            raise CubeFormatError("groups go with 2-D rows; this X is already (image, view, feature)")
+        return Features(array, np.arange(len(array)))
+    if array.ndim != 2:
+        raise CubeFormatError(
+            f"X has {array.ndim} axes; wanted (image, view, feature), or rows (row, feature) with groups or n_views"
+        )
+    if groups is not None:
+        return _from_dataarray(from_rows(array, groups=groups).level())
+    views = 2 if n_views is None else n_views
+    n_rows, n_features = array.shape
+    if n_rows % views:
+        raise NotEnoughDataError(
+            f"X has n_samples={n_rows} rows, which is not a multiple of n_views={views}. Rows without groups are read "
+            "as n_views consecutive rows to an image; pass groups= (the image of each row) otherwise."
+        )
+    shaped = array.reshape(n_rows // views, views, n_features)
+    _warn_if_shuffled(shaped)
+    return Features(shaped, np.arange(len(shaped)))
+
+
+def _check_dtype(dtype: np.dtype[Any], name: str, *, in_memory: bool = False) -> None:
+    if dtype.kind == "c":
+        raise CubeFormatError(f"{name}: Complex data not supported; features are real numbers")
+    if dtype.kind == "f" or (in_memory and dtype.kind in "iub"):
+        return
+    if in_memory and dtype.kind == "O":
+        raise CubeFormatError(f"{name} has dtype object: its rows may differ in length; pass a float array")
+    raise CubeFormatError(f"{name} has dtype {dtype}; features must be float16, float32 or float64")
+
+
+def _warn_if_shuffled(views: NDArray[Any], n_sample: int = 512) -> None:
+    """Rows of one image should be closer to each other than to the next image's."""
+    if len(views) < 16:
+        return
+    sample = np.asarray(views[:n_sample], dtype=np.float64)
+    own = np.square(sample[:, 0] - sample[:, 1]).sum(axis=1)
+    other = np.square(sample[:, 0] - np.roll(sample[:, 1], 1, axis=0)).sum(axis=1)
+    excess = other - own
+    # Unrelated rows: the excess is zero on average. Three standard errors keep weak signals from being accused.
+    if excess.mean() < 0.01 * own.mean() and excess.mean() < 3 * excess.std() / np.sqrt(len(excess)):
+        warnings.warn(
+            "consecutive rows are no closer to each other than to other images' rows: were they shuffled? Rows "
+            "without groups are read as n_views consecutive rows to an image; pass groups= otherwise.",
+            stacklevel=4,
+        )

@@ -1,0 +1,213 @@
+"""The pass with numpy and BLAS: one symmetric rank-k update over the rows, and little else.
+
+Each image's V views become one sum row and V - 1 contrast rows (Helmert, orthogonal), so that both scatters cost
+N * V * d * (d + 1) flops together. Rows of one fold collect in a bin; a full bin is one BLAS call. What a bin holds
+depends on the order of the images alone, never on how the file was cut into blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas
+
+from icrkit._features import Features
+from icrkit.linalg import add_lower, mirror_lower, subtract_outer
+from icrkit.moments import Moments, helmert
+
+__all__ = ["accumulate"]
+
+Matrix = NDArray[np.float64]
+
+_BIN_ROWS = 1024  # rows a bin, over all views: enough for BLAS to run at full speed
+_PROMOTE_EVERY = 32  # float32 partial sums move to float64 after so many bins
+_CHUNK_BYTES = 256 << 10  # rows that are prepared at a time: a chunk and its results stay in the second-level cache
+
+
+class _Bin:
+    """Scatter of one fold: rows collect in buffers, BLAS adds them up, float64 keeps the sum."""
+
+    def __init__(
+        self, totals: tuple[Matrix, Matrix], n_views: int, dtype: np.dtype[np.float32] | np.dtype[np.float64]
+    ) -> None:
+        n_features = len(totals[0])
+        self.dtype = dtype
+        self.totals = totals  # between, within: Fortran-ordered zeros at first, the lower triangle is summed
+        self.n_images = 0
+        self.filled = 0
+        self.capacity = max(64, _BIN_ROWS // n_views)
+        self.sum_rows = np.empty((self.capacity, n_features), dtype)
+        self.contrast_rows = np.empty((n_views - 1, self.capacity, n_features), dtype)
+        self.sums = np.zeros((n_views, n_features))  # of the sum row, then of each contrast
+        self.partial: list[NDArray[np.floating] | None] = [None, None]  # in the products' dtype
+        self.n_flushes = 0
+
+    def room(self) -> int:
+        return self.capacity - self.filled
+
+    def flush(self) -> None:
+        """Add what the buffers hold to the partial sums."""
+        n = self.filled
+        if n == 0:
+            return
+        ones = np.ones(n, self.dtype)
+        self.sums[0] += ones @ self.sum_rows[:n]
+        self._add(0, self.sum_rows[:n])
+        for c, contrast in enumerate(self.contrast_rows):
+            self.sums[1 + c] += ones @ contrast[:n]
+        if n == self.capacity:
+            self._add(1, self.contrast_rows.reshape(-1, self.contrast_rows.shape[2]))
+        else:
+            for contrast in self.contrast_rows:
+                self._add(1, contrast[:n])
+        self.n_images += n
+        self.filled = 0
+        self.n_flushes += 1
+        if self.dtype == np.float32 and self.n_flushes % _PROMOTE_EVERY == 0:
+            self._promote()
+
+    def _add(self, which: int, rows: NDArray[np.floating]) -> None:
+        # rows.T is Fortran-ordered: BLAS reads the rows in place. beta = 1 adds to the sum that is there.
+        update = blas.ssyrk if self.dtype == np.float32 else blas.dsyrk
+        partial = self.partial[which]
+        if partial is None:
+            self.partial[which] = update(1.0, rows.T, lower=1)
+        else:
+            self.partial[which] = update(1.0, rows.T, beta=1.0, c=partial, lower=1, overwrite_c=1)
+
+    def _promote(self) -> None:
+        for total, partial in zip(self.totals, self.partial, strict=True):
+            if partial is not None:
+                add_lower(total, partial)
+        self.partial = [None, None]
+
+    def finish(self) -> NDArray[np.float64]:
+        """Centre both scatters and return the mean row of each kind, (n_views, d)."""
+        self.flush()
+        self._promote()
+        mean = self.sums / max(self.n_images, 1)
+        for total, rows in zip(self.totals, (mean[:1], mean[1:]), strict=True):
+            mirror_lower(subtract_outer(total, rows, float(self.n_images)))
+        return mean
+
+
+def accumulate(features: Features, folds: NDArray[np.int64] | None, n_folds: int, products: str = "float64") -> Moments:
+    """One pass over ``features``; see :class:`icrkit.Moments` for what comes out.
+
+    Parameters
+    ----------
+    features : Features
+    folds : ndarray (n_images,) of int, optional
+        Fold of each image; None for moments without folds.
+    n_folds : int
+    products : {"float32", "float64"}
+
+    Raises
+    ------
+    NonFiniteError
+        With image, view and feature of the first NaN or inf, and their count.
+    """
+    _, n_views, d = features.shape
+    dtype = np.dtype(products)
+    n_bins = n_folds if folds is not None else 1
+    between, within = np.zeros((n_bins, d, d)), np.zeros((n_bins, d, d))
+    # Symmetric matrices: the transposed view is the order in which BLAS writes.
+    bins = [_Bin((between[k].T, within[k].T), n_views, dtype) for k in range(n_bins)]
+    writer = _RowWriter(n_views, d, dtype)
+    for start, block in features.blocks():
+        if start == 0:
+            writer.set_shift(block)
+        if folds is None:
+            writer.write(block, None, bins[0])
+            continue
+        block_folds = folds[start : start + len(block)]
+        order = np.argsort(block_folds, kind="stable")
+        bounds = np.searchsorted(block_folds[order], np.arange(n_folds + 1))
+        for k, target in enumerate(bins):
+            writer.write(block, order[bounds[k] : bounds[k + 1]], target)
+    return _collect(features, bins, between, within, writer, folded=folds is not None)
+
+
+class _RowWriter:
+    """Turns images into sum and contrast rows, shifted by a provisional mean, a cache-sized chunk at a time."""
+
+    def __init__(self, n_views: int, n_features: int, dtype: np.dtype[np.float32] | np.dtype[np.float64]) -> None:
+        self.shift = np.zeros((n_views, n_features))
+        self.dtype = dtype
+        self.chunk = max(1, _CHUNK_BYTES // (n_features * dtype.itemsize))
+        self._view = np.empty((self.chunk, n_features), dtype)
+        self._sum = np.empty((self.chunk, n_features), dtype)
+
+    def set_shift(self, block: NDArray[np.floating]) -> None:
+        """Per-view means of the first block, exactly representable in the features' own type.
+
+        Subtracting them first keeps float32 products exact to their own rounding at any offset. A feature that is
+        constant in the block is shifted by its value, so that one that stays constant comes out with exact zeros.
+        """
+        mean = block.mean(axis=0, dtype=np.float64)
+        constant = (block == block[:1]).all(axis=0)
+        self.shift = np.where(constant, block[0], mean).astype(block.dtype)
+
+    def write(self, block: NDArray[np.floating], index: NDArray[np.int64] | None, target: _Bin) -> None:
+        """Append images of the block (all, or those at ``index``) to the bin, flushing it whenever it is full."""
+        done, n = 0, len(block) if index is None else len(index)
+        while done < n:
+            k = min(n - done, self.chunk, target.room())
+            images = slice(done, done + k) if index is None else index[done : done + k]
+            self._write_chunk(block, images, k, target)
+            target.filled += k
+            done += k
+            if not target.room():
+                target.flush()
+
+    def _write_chunk(
+        self, block: NDArray[np.floating], images: slice | NDArray[np.int64], k: int, target: _Bin
+    ) -> None:
+        here = slice(target.filled, target.filled + k)
+        running, view = self._sum[:k], self._view[:k]
+        # The difference is taken in the wider of the two types: in float64 it loses nothing of float32 features.
+        wide = np.result_type(block.dtype, self.dtype)
+        np.subtract(block[images, 0], self.shift[0], out=running, casting="same_kind", dtype=wide)
+        for c in range(1, block.shape[1]):
+            # Unscaled Helmert row: (sum of the views before) - c * view c. The scale enters once, at the end, for
+            # two views; for more it is needed here, as each contrast has its own.
+            np.subtract(block[images, c], self.shift[c], out=view, casting="same_kind", dtype=wide)
+            contrast = target.contrast_rows[c - 1, here]
+            if c == 1:
+                np.subtract(running, view, out=contrast)
+            else:
+                np.multiply(view, -c, out=contrast)
+                contrast += running
+                contrast *= np.sqrt(2.0 / (c * (c + 1.0)))
+            if c + 1 < block.shape[1]:
+                running += view
+            else:
+                np.add(running, view, out=target.sum_rows[here])
+
+
+def _collect(
+    features: Features, bins: list[_Bin], between: Matrix, within: Matrix, writer: _RowWriter, *, folded: bool
+) -> Moments:
+    _, n_views, d = features.shape
+    lead = (len(bins),) if folded else ()
+    n_images = np.zeros(len(bins), dtype=np.int64)
+    mean = np.zeros((len(bins), n_views, d))
+    # Views from contrasts: h = 1 sum/V + H^T contrasts, H orthonormal; stored contrasts are sqrt(2) times those.
+    to_views = np.concatenate([np.full((n_views, 1), 1.0 / n_views), helmert(n_views).T / np.sqrt(2.0)], axis=1)
+    for k, one in enumerate(bins):
+        rows = one.finish()
+        n_images[k] = one.n_images
+        if not np.isfinite(rows).all():
+            features.raise_non_finite()
+        mean[k] = to_views @ rows + (writer.shift if one.n_images else 0.0)
+    between /= n_views**2
+    within /= 2.0
+    return Moments(
+        n_images.reshape(lead),
+        mean.reshape(*lead, n_views, d),
+        between.reshape(*lead, d, d),
+        within.reshape(*lead, d, d),
+        dims=("fold",) if folded else (),
+        views_ordered=features.views_ordered,
+        products=str(bins[0].dtype),
+    )

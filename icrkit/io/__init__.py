@@ -1,0 +1,18 @@
+"""The cube file: a writer that may be killed, readers that check before they parse."""
+
+from icrkit.io._moments import read_moments, write_moments
+from icrkit.io._open import open_cube
+from icrkit.io._packed import pack
+from icrkit.io._reader import IcrkitBackendEntrypoint
+from icrkit.io._verify import verify
+from icrkit.io._writer import CubeWriter
+
+__all__ = [
+    "CubeWriter",
+    "IcrkitBackendEntrypoint",
+    "open_cube",
+    "pack",
+    "read_moments",
+    "verify",
+    "write_moments",
+]

@@ -1,0 +1,106 @@
+"""The bytes of one block: a NetCDF4 file, built whole in memory and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit._contract import AXES, feature_dim
+from icrkit.io._layout import Layout
+
+# Superblock 2, object headers with checksums, no time stamps and no "open for writing" mark.
+LIBVER = ("v108", "v108")
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.{:10d}"
+
+
+def encode_block(
+    layout: Layout,
+    shard: int,
+    block: int,
+    ids: list[Any],
+    labels: list[Any] | None,
+    features: Mapping[str, NDArray[Any]],
+) -> bytes:
+    """NetCDF4 file of one block.
+
+    Parameters
+    ----------
+    features : dict of str to array of shape (levels, images, views, features)
+        Level first, as the file has it: each level is one chunk.
+    """
+    n_images = len(ids)
+    with h5py.File(
+        "block", "w", driver="core", backing_store=False, libver=LIBVER, block_size=4 << 20, track_order=False
+    ) as file:
+        file.attrs["icrkit_config"] = layout.digest
+        file.attrs["icrkit_shard"] = np.int64(shard)
+        file.attrs["icrkit_block"] = np.int64(block)
+        scales, others = write_frame(file, layout, ids, labels)
+        for name, size in layout.layers.items():
+            shape = (n_images, layout.n_views, len(layout.sigmas), size)
+            variable = file.create_dataset(
+                name,
+                shape=shape,
+                dtype=np.dtype(layout.dtype).newbyteorder("<"),
+                chunks=(n_images, layout.n_views, 1, size),
+                track_times=False,
+            )
+            name_dims(variable, name, scales, others)
+            for level in range(len(layout.sigmas)):
+                variable.id.write_direct_chunk((0, 0, level, 0), np.ascontiguousarray(features[name][level]))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def write_frame(
+    file: h5py.File, layout: Layout, ids: list[Any], labels: list[Any] | None
+) -> tuple[dict[str, h5py.Dataset], list[str]]:
+    """Write dims and coordinates; the dims by name, and the names of coordinates that are no dims."""
+    scales = {
+        "image": coordinate(file, "image", ids),
+        "view": plain_dim(file, "view", layout.n_views),
+        "sigma": coordinate(file, "sigma", list(layout.sigmas)),
+    }
+    for name, size in layout.layers.items():
+        scales[feature_dim(name)] = plain_dim(file, feature_dim(name), size)
+    for number, (dim, scale) in enumerate(scales.items()):
+        if dim in ("image", "sigma"):
+            scale.make_scale(dim)
+        scale.attrs["_Netcdf4Dimid"] = np.int32(number)
+    others = []
+    if labels is not None:
+        coordinate(file, "labels", labels).dims[0].attach_scale(scales["image"])
+        others.append("labels")
+    if layout.alphas is not None:
+        coordinate(file, "alpha", list(layout.alphas)).dims[0].attach_scale(scales["sigma"])
+        others.append("alpha")
+    return scales, others
+
+
+def name_dims(variable: h5py.Dataset, layer: str, scales: dict[str, h5py.Dataset], others: list[str]) -> None:
+    """Give a layer its dims, and say which coordinates go with it."""
+    for axis, dim in enumerate((*AXES, feature_dim(layer))):
+        variable.dims[axis].attach_scale(scales[dim])
+    if others:
+        variable.attrs["coordinates"] = " ".join(others)
+
+
+def coordinate(file: h5py.File, name: str, values: list[Any]) -> h5py.Dataset:
+    """Write a one-dimensional variable of integers, floats or text."""
+    if isinstance(values[0], str):
+        return file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False)
+    kind = "<f8" if isinstance(values[0], float) else "<i8"
+    return file.create_dataset(name, data=np.array(values, dtype=kind), track_times=False)
+
+
+def plain_dim(file: h5py.File, name: str, size: int) -> h5py.Dataset:
+    """Write a dimension that has no values of its own."""
+    # As netCDF does: a dimension without a variable is a dataset that was never filled.
+    scale = file.create_dataset(name, shape=(size,), dtype=">f4", track_times=False)
+    scale.make_scale(_NO_VARIABLE.format(size))
+    return scale

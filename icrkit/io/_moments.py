@@ -1,0 +1,78 @@
+"""Moments files: HDF5, one dataset an array, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from icrkit.exceptions import CubeCorruptError, CubeFormatError
+from icrkit.io._block import LIBVER
+from icrkit.io._durable import write_file
+from icrkit.io._parts import plain_dataset
+
+__all__ = ["read_moments", "write_moments"]
+
+_FORMAT = "icrkit-moments"
+
+
+def write_moments(moments: Any, path: str | Path) -> None:
+    """Write a dataclass of arrays, dicts of arrays and plain values."""
+    plain: dict[str, Any] = {}
+    with h5py.File("moments", "w", driver="core", backing_store=False, libver=LIBVER) as file:
+        for field in dataclasses.fields(moments):
+            value = getattr(moments, field.name)
+            if isinstance(value, np.ndarray):
+                _write(file, field.name, value)
+            elif isinstance(value, dict):
+                plain[field.name] = {"keys": list(value)}
+                for key, array in value.items():
+                    _write(file, f"{field.name}.{key}", np.asarray(array))
+            else:
+                plain[field.name] = value
+        file.attrs["format"] = _FORMAT
+        file.attrs["fields"] = json.dumps(plain)
+        file.flush()
+        image = file.id.get_file_image()
+    write_file(Path(path), image)
+
+
+def read_moments(cls: type[Any], path: str | Path) -> Any:
+    """Read what write_moments wrote, as an instance of cls."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if file.attrs.get("format") != _FORMAT:
+                raise CubeFormatError(f"{path} is no moments file")
+            plain = json.loads(file.attrs["fields"])
+            found: dict[str, Any] = {}
+            for field in dataclasses.fields(cls):
+                value = plain.get(field.name)
+                if isinstance(value, dict):
+                    found[field.name] = {key: _read(file, f"{field.name}.{key}", path) for key in value["keys"]}
+                elif field.name in plain:
+                    found[field.name] = tuple(value) if isinstance(value, list) else value
+                else:
+                    found[field.name] = _read(file, field.name, path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise error if isinstance(error, CubeCorruptError) else CubeCorruptError(f"{path}: {error}") from error
+    return cls(**found)
+
+
+def _write(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:
+    if array.dtype.kind in "UTO":
+        file.create_dataset(name, data=array.astype(object), dtype=h5py.string_dtype("utf-8"), track_times=False)
+    else:
+        file.create_dataset(name, data=array, track_times=False)
+
+
+def _read(file: h5py.File, name: str, path: str | Path) -> Any:
+    dataset = plain_dataset(file, name, str(path))
+    if h5py.check_string_dtype(dataset.dtype):
+        return np.array(dataset.asstr()[...].tolist())
+    return dataset[...]

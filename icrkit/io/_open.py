@@ -1,0 +1,87 @@
+"""open_cube: one way to open whatever holds a cube."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import xarray as xr
+
+from icrkit.cube import Cube
+from icrkit.exceptions import CubeFormatError, MissingDependencyError
+from icrkit.io._foreign import open_foreign
+from icrkit.io._layout import CONFIG_NAME
+from icrkit.io._packed import open_packed, packed_part
+from icrkit.io._reader import check_mode, open_store
+from icrkit.io._tensors import open_numpy, open_safetensors, open_torch
+
+__all__ = ["open_cube"]
+
+_HDF5 = (".h5", ".hdf5", ".nc", ".nc4")
+
+
+def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "digest") -> Cube:
+    """Cube in a file or folder, opened lazily.
+
+    Parameters
+    ----------
+    path : str or Path
+        A store written by `CubeWriter`; a packed or other NetCDF4 file (.h5, .nc); .zarr, through xarray; .npy, .npz,
+        .safetensors, .pt with arrays (image, view, feature) or (image, view, sigma, feature).
+    allow_partial : bool
+        Open a store whose extraction has not ended, with the blocks that are there.
+    verify : {"digest", "size"}
+        Compare the sha256 of each part before it is parsed, once a process; or trust the disk, and compare sizes only.
+
+    Returns
+    -------
+    Cube
+        Only the layer and level that are used will be read.
+
+    Raises
+    ------
+    CubeIncompleteError
+        When blocks are missing ("n of N blocks").
+    CubeCorruptError
+        When bytes changed after they were written; for changes inside a part, when it is first read.
+    CubeFormatError
+        When there is no cube: wrong dims, types or ids.
+    CubeUnsafeError
+        When the file would have its reader open other files or load plugins.
+    CubeTooLargeError
+        When the file declares more than it can hold.
+    FileNotFoundError
+        When there is nothing at the path.
+    """
+    check_mode(verify)
+    path = Path(os.path.abspath(path))
+    if not path.exists():
+        raise FileNotFoundError(2, "no such cube", str(path))
+    if (path / CONFIG_NAME).is_file():
+        return Cube(open_store(path, allow_partial, verify))
+    suffix = path.suffix.lower()
+    if suffix == ".zarr":
+        return Cube(_open_zarr(path))
+    if path.is_file() and suffix in _HDF5:
+        part = packed_part(path)
+        return Cube(open_foreign(path) if part is None else open_packed(path, part, verify))
+    if path.is_file() and suffix in (".npy", ".npz"):
+        return open_numpy(path)
+    if path.is_file() and suffix in (".pt", ".pth"):
+        return open_torch(path)
+    if path.is_file() and suffix == ".safetensors":
+        return open_safetensors(path)
+    if path.is_dir():
+        raise CubeFormatError(f"{path} is a folder without {CONFIG_NAME}; wanted a cube store or .zarr")
+    raise CubeFormatError(
+        f"{path}: wanted a cube store (folder), {', '.join(_HDF5)}, .zarr, .npy, .npz, .safetensors or .pt"
+    )
+
+
+def _open_zarr(path: Path) -> xr.Dataset:
+    try:
+        return xr.open_dataset(path, engine="zarr", cache=False, decode_times=False)
+    except ValueError as error:
+        if "unrecognized engine" in str(error):
+            raise MissingDependencyError(f"{path} needs zarr: pip install zarr") from error
+        raise CubeFormatError(f"{path}: {error}") from error

@@ -1,0 +1,206 @@
+"""Parts of a store: checked once a process, then read by level and by runs of images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit.exceptions import CubeCorruptError, CubeIncompleteError, CubeUnsafeError
+from icrkit.io._layout import Layout, Line
+
+Identity = tuple[str, int, int, int]
+
+_HASH_PIECE = 2 << 20
+# Between wanted images, reading on is cheaper than another call up to about this many bytes.
+_GAP_BYTES = 64 << 10
+_PIECE_BYTES = 4 << 20
+_OPEN_FILES = 4
+
+_verified: set[tuple[Identity, str]] = set()
+_files: OrderedDict[Identity, h5py.File] = OrderedDict()
+_files_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One committed block: its file, and what the manifest says of it."""
+
+    path: str
+    shard: int
+    start: int
+    line: Line
+    # Bytes behind those that the digest covers (a packed file keeps its own digest there).
+    tail: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Row after the last, in the opened cube."""
+        return self.start + self.line.images
+
+    def check_size(self) -> None:
+        """Refuse a part that is missing or has another length; reads nothing."""
+        try:
+            size = os.stat(self.path).st_size
+        except FileNotFoundError:
+            raise CubeIncompleteError(
+                f"{self.path} is missing (block {self.line.block}); run the extraction again, it writes this block "
+                "only, or open_cube(..., allow_partial=True)"
+            ) from None
+        if size != self.line.n_bytes + self.tail:
+            raise CubeCorruptError(
+                f"{self.path} has {size} bytes, and {self.line.n_bytes + self.tail} were written (block "
+                f"{self.line.block}); run the extraction again, it writes this block only"
+            )
+
+    def check_digest(self) -> None:
+        """Refuse a part whose bytes changed; each file is hashed once a process."""
+        identity = _identity(self.path)
+        if (identity, self.line.sha256) in _verified:
+            return
+        self.check_size()
+        found = file_sha256(self.path, self.line.n_bytes)
+        if found != self.line.sha256:
+            raise CubeCorruptError(
+                f"{self.path} (block {self.line.block}): its bytes changed after they were written (sha256 "
+                f"{found[:12]}, recorded {self.line.sha256[:12]}). Remove the file and run the extraction again: it "
+                "writes this block only. icrkit verify lists all such blocks."
+            )
+        _verified.add((identity, self.line.sha256))
+
+
+def file_sha256(path: str | Path, n_bytes: int | None = None) -> str:
+    """sha256 of a file (of its first n_bytes), in pieces."""
+    digest = hashlib.sha256()
+    piece = bytearray(_HASH_PIECE)
+    view = memoryview(piece)
+    left = os.stat(path).st_size if n_bytes is None else n_bytes
+    with open(path, "rb", buffering=0) as file:
+        while left > 0:
+            got = file.readinto(view[: min(left, _HASH_PIECE)])
+            if not got:
+                break
+            digest.update(view[:got])
+            left -= got
+    return digest.hexdigest()
+
+
+def read_part(
+    part: Part,
+    layout: Layout,
+    layer: str,
+    rows: NDArray[np.intp],
+    level: int,
+    views: NDArray[np.intp] | None,
+    features: NDArray[np.intp] | None,
+    out: NDArray[Any],
+    verify: str,
+) -> None:
+    """Read features of ascending rows (counted in the part) of one level into out (rows, views, features)."""
+    if verify == "digest":
+        part.check_digest()
+    else:
+        part.check_size()
+    with _files_lock:
+        variable = _variable(part, layout, layer)
+        if views is None and features is None and rows[-1] - rows[0] + 1 == len(rows):
+            first = int(rows[0])
+            variable.read_direct(out, np.s_[first : first + len(rows), :, level, :])
+            return
+        for begin, end in _runs(rows, layout.image_bytes // len(layout.sigmas)):
+            first, last = int(rows[begin]), int(rows[end - 1])
+            span = variable[first : last + 1, :, level, :][rows[begin:end] - first]
+            if views is not None:
+                span = span[:, views]
+            out[begin:end] = span if features is None else span[:, :, features]
+
+
+def _runs(rows: NDArray[np.intp], row_bytes: int) -> list[tuple[int, int]]:
+    """Cut ascending rows into runs (begin, end) worth one read each."""
+    gap, most = max(1, _GAP_BYTES // row_bytes), max(1, _PIECE_BYTES // row_bytes)
+    runs, begin = [], 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] - rows[i - 1] > gap or rows[i] - rows[begin] >= most:
+            runs.append((begin, i))
+            begin = i
+    return runs
+
+
+def _identity(path: str) -> Identity:
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        raise CubeIncompleteError(f"{path} is missing; it was there when the cube was opened") from None
+    return (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def _variable(part: Part, layout: Layout, layer: str) -> h5py.Dataset:
+    key = _identity(part.path)
+    if key in _files:
+        _files.move_to_end(key)
+        return _files[key][layer]
+    try:
+        # No chunk cache: whole levels go from the file into the caller's array.
+        file = h5py.File(part.path, "r", rdcc_nbytes=0, locking=False)
+        _check_part(file, part, layout)
+    except (OSError, KeyError, RuntimeError) as error:
+        if isinstance(error, CubeCorruptError):
+            raise
+        raise CubeCorruptError(f"{part.path} (block {part.line.block}) cannot be parsed: {error}") from error
+    _files[key] = file
+    while len(_files) > _OPEN_FILES:
+        _files.popitem(last=False)[1].close()
+    return file[layer]
+
+
+def _check_part(file: h5py.File, part: Part, layout: Layout) -> None:
+    for layer, size in layout.layers.items():
+        variable = plain_dataset(file, layer, part.path)
+        wanted = (part.line.images, layout.n_views, len(layout.sigmas), size)
+        if variable.shape != wanted or variable.dtype != np.dtype(layout.dtype):
+            raise CubeCorruptError(
+                f"{part.path}: layer {layer!r} is {variable.dtype} {variable.shape}, and cube.json says {layout.dtype} "
+                f"{wanted}"
+            )
+        if variable.id.get_create_plist().get_nfilters():
+            raise CubeUnsafeError(f"{part.path}: layer {layer!r} has a filter, and icrkit writes none")
+    if part.line.ids is not None and values_in(file, "image", part.path) != part.line.ids:
+        raise CubeCorruptError(f"{part.path}: its image ids are not those of the manifest")
+
+
+def plain_dataset(file: h5py.File, name: str, path: str) -> h5py.Dataset:
+    """Dataset of this name, held in this very file; links, virtual data and external storage are refused unopened."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise CubeCorruptError(f"{path} has no variable {name!r}")
+    if not isinstance(link, h5py.HardLink):
+        raise CubeUnsafeError(f"{path}: {name!r} is a {type(link).__name__}, which leads outside; it was not followed")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise CubeCorruptError(f"{path}: {name!r} is not a variable")
+    if found.is_virtual or found.external:
+        raise CubeUnsafeError(f"{path}: the values of {name!r} lie in other files; they were not opened")
+    return found
+
+
+def values_in(file: h5py.File, name: str, path: str) -> list[Any]:
+    """Values of a one-dimensional variable, text as str."""
+    dataset = plain_dataset(file, name, path)
+    values = dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+    listed: list[Any] = values.tolist()
+    return listed
+
+
+def _close_files() -> None:
+    _files.clear()
+
+
+os.register_at_fork(after_in_child=_close_files)

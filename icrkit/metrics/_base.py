@@ -1,0 +1,119 @@
+"""What all estimators share: reading X, scikit-learn's bookkeeping, and transforming features of any shape.
+
+An estimator's own file holds its algebra; this one holds none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from icrkit._features import Features, as_features, labelled_like
+from icrkit.cube import Cube
+from icrkit.exceptions import CubeFormatError
+from icrkit.moments import Moments
+
+__all__ = ["CubeEstimator", "FeatureTransformer"]
+
+
+class CubeEstimator(BaseEstimator):  # type: ignore[misc]
+    """Reads X, whatever it is, into `Features`, and remembers the number of features.
+
+    X may be a Cube with one layer and one level, a DataArray (dims by name), an array or tensor (image, view, feature),
+    or rows (row, feature) with ``groups`` or ``n_views`` consecutive rows to an image.
+    """
+
+    def _features(
+        self, X: Any, *, groups: Any = None, reset: bool, normalize: str | None = None, min_views: int = 2
+    ) -> Features:
+        n_views = getattr(self, "n_views", None)
+        if not is_table(X):
+            features = as_features(X, groups=groups, normalize=normalize, min_views=min_views)
+            self._check_n_features_of(features.shape[2], reset=reset)
+            return features
+        X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
+        if groups is None and len(X) < 2 * (n_views or 2):
+            raise ValueError(f"n_samples={len(X)} rows are fewer than two images of n_views={n_views} rows")
+        return as_features(X, n_views=n_views, groups=groups, normalize=normalize, min_views=min_views)
+
+    def _check_n_features_of(self, n_features: int, *, reset: bool) -> None:
+        # The wording is scikit-learn's, for 3-D input that its own check does not take.
+        if reset:
+            self.n_features_in_ = n_features
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        elif n_features != self.n_features_in_:
+            raise ValueError(
+                f"X has {n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input"
+            )
+
+    def _refuse_moments_with(self, X: Any, *names: str) -> None:
+        """Options that change the features cannot be honoured once only moments are left."""
+        for name in names:
+            if isinstance(X, Moments) and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)!r} needs features; moments hold none any more")
+
+
+class FeatureTransformer(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    CubeEstimator,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
+    """Transforms feature vectors one by one: rows stay rows, (image, view, feature) keeps its first two axes.
+
+    Subclasses define ``_transform_rows(rows) -> rows``. ``set_output`` makes frames of 2-D results; on 3-D results it
+    is accepted and changes nothing.
+    """
+
+    def transform(self, X: Any) -> Any:
+        """Transform every feature vector of X.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+
+        Returns
+        -------
+        ndarray (row, n_out) for rows, ndarray (image, view, n_out) for arrays, DataArray for cubes and DataArrays
+        """
+        check_is_fitted(self)
+        if is_table(X):
+            rows = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+            return _wrap_data_with_container("transform", self._transform_rows(rows), X, self)
+        features = as_features(X, min_views=1, normalize=None)
+        self._check_n_features_of(features.shape[2], reset=False)
+        n, v, d = features.shape
+        result = self._transform_rows(features.read().reshape(n * v, d)).reshape(n, v, -1)
+        return labelled_like(X, result)
+
+    def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        raise NotImplementedError
+
+
+def is_table(X: Any) -> bool:
+    """Whether X goes through scikit-learn's own checks: anything but labelled or 3-D features."""
+    if isinstance(X, Cube | xr.DataArray | Features | Moments):
+        return False
+    return getattr(X, "ndim", None) != 3
+
+
+def image_labels(X: Any, y: Any) -> NDArray[Any]:
+    """Labels, one an image: ``y``, or those that the cube carries."""
+    if y is not None:
+        return np.asarray(y)
+    labels: Any = None
+    if isinstance(X, Cube):
+        labels = X.labels
+    elif isinstance(X, xr.DataArray) and "labels" in X.coords:
+        labels = X["labels"].to_numpy()
+    if labels is None:
+        raise CubeFormatError("requires y to be passed, but the target y is None and X carries no labels")
+    return np.asarray(labels)

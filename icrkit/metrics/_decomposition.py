@@ -1,0 +1,249 @@
+"""Invariant and residual covariance of features: h = s + xi, s = E[h | image], xi = h - s.
+
+One-way random-effects MANOVA by the method of moments. Source: Li et al. 2026, arXiv 2606.09718, section 3 and
+appendix B.6 (two views); V views as in any text on variance components.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
+from icrkit.linalg import SpdFactor
+from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments
+
+__all__ = ["Traces", "between_covariance", "invariant_covariance", "residual_covariance", "residual_dof", "traces"]
+
+Matrix = NDArray[np.float64]
+
+
+def resolve_centering(moments: Moments, residual_centering: str) -> str:
+    """The centring in force: views without a common order have no means of their own to remove."""
+    if residual_centering not in ("view", "none"):
+        raise ValueError(f"residual_centering must be 'view' or 'none', not {residual_centering!r}")
+    return residual_centering if moments.views_ordered else "none"
+
+
+def residual_dof(moments: Moments, residual_centering: str = "view") -> NDArray[np.int64]:
+    """Degrees of freedom m of the residual covariance: (N-1)(V-1), or N(V-1) with centring "none"."""
+    lost = 1 if resolve_centering(moments, residual_centering) == "view" else 0
+    return np.asarray((moments.n_images - lost) * (moments.n_views - 1))
+
+
+def enough_images(moments: Moments, regularization: float, residual_centering: str = "view") -> bool:
+    """Whether a stream has seen enough for a residual covariance that can be factored."""
+    dof = int(residual_dof(moments.total, residual_centering))
+    return dof > moments.n_features or (regularization > 0 and dof > 1)
+
+
+def residual_covariance(moments: Moments, residual_centering: str = "view") -> Matrix:
+    """Residual covariance Sigma_xi = W of one view about its image, (*lead, d, d).
+
+    Parameters
+    ----------
+    moments : Moments
+    residual_centering : {"view", "none"}
+        Whether each view's own mean over images is removed first (the paper's number), or not (MANOVA).
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than two images.
+
+    References
+    ----------
+    Li et al. 2026, eq. B.6: Cov(h1 - h2)/2 for two views.
+    """
+    m = residual_dof(moments, residual_centering)
+    if (m < 1).any():
+        raise NotEnoughDataError("at least two images and two views are needed for a residual covariance")
+    centred = resolve_centering(moments, residual_centering) == "view"
+    scatter = moments.within if centred else moments.within_uncentred
+    return np.asarray(scatter / m[..., None, None])
+
+
+def between_covariance(moments: Moments) -> Matrix:
+    """Covariance B of the image means over N - 1, (*lead, d, d): invariant plus W/V."""
+    if (moments.n_images < 2).any():
+        raise NotEnoughDataError("at least two images are needed for a covariance between images")
+    return np.asarray(moments.between / (moments.n_images - 1)[..., None, None])
+
+
+def invariant_covariance(moments: Moments, residual_centering: str = "view") -> Matrix:
+    """Invariant covariance Sigma_s = B - W/V, (*lead, d, d); an estimate, which need not be PSD.
+
+    With centring "view" it is the symmetrised covariance between different views, averaged over pairs of views.
+    """
+    return between_covariance(moments) - residual_covariance(moments, residual_centering) / moments.n_views
+
+
+class Traces(NamedTuple):
+    """Total variance and its two parts, in squared feature units."""
+
+    invariant: float
+    residual: float
+    total: float
+
+
+def traces(moments: Moments, residual_centering: str = "view") -> Traces:
+    """Tr Sigma_s, Tr Sigma_xi and their sum Tr Sigma_h.
+
+    Examples
+    --------
+    >>> import numpy as np, icrkit as ik
+    >>> h = np.array([[[0.0], [2.0]], [[4.0], [6.0]], [[8.0], [13.0]]])
+    >>> ik.traces(ik.Moments.from_cube(h, n_folds=0), residual_centering="none").residual
+    5.5
+    """
+    m = residual_dof(moments, residual_centering)
+    diagonal = np.einsum("...ii->...", moments.within)
+    if resolve_centering(moments, residual_centering) == "none":
+        deviations = moments.mean - moments.mean.mean(axis=-2, keepdims=True)
+        diagonal = diagonal + moments.n_images * np.square(deviations).sum(axis=(-2, -1))
+    residual = float(diagonal / m)
+    between = float(np.einsum("...ii->...", moments.between) / (moments.n_images - 1))
+    invariant = between - residual / moments.n_views
+    return Traces(invariant, residual, invariant + residual)
+
+
+def constant_features(moments: Moments) -> NDArray[np.int64]:
+    """Indices of features that never vary, over images or views."""
+    spread = moments.between.diagonal() + moments.within_uncentred.diagonal()
+    return np.flatnonzero(spread <= 0)
+
+
+def check_degenerate(moments: Moments, name: str = "the features") -> None:
+    """Refuse constant features, and features without any residual, with their indices.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+    """
+    constant = constant_features(moments)
+    if constant.size:
+        raise DegenerateFeaturesError(
+            f"{constant.size} of {moments.n_features} features of {name} are constant: {_listed(constant)}. Dead units "
+            "are common in real networks: drop_constant=True drops and records them."
+        )
+    # Scatter scales with the square: 1e-9 relative between views is 1e-18 here. Rounding of float32 features to
+    # different neighbours would be 1e-14, and is a residual.
+    residual, between = moments.within_uncentred.diagonal(), moments.between.diagonal()
+    none = np.flatnonzero(residual <= 1e-17 * (between + residual))
+    if none.size:
+        raise DegenerateFeaturesError(
+            f"no residual in {none.size} of {moments.n_features} features of {name} ({_listed(none)}): the views of an "
+            "image are identical there. Were the views augmented and noised with different draws, and not one view "
+            "stored twice?"
+        )
+
+
+def _listed(indices: NDArray[np.int64], most: int = 10) -> str:
+    shown = ", ".join(str(i) for i in indices[:most])
+    return f"[{shown}, ...]" if indices.size > most else f"[{shown}]"
+
+
+class ResidualModel:
+    """Residual covariance of a set of images, checked and factored: whiten by it, or take traces under its inverse.
+
+    Parameters
+    ----------
+    moments : Moments
+        Without leading axes.
+    regularization : float
+        tau = regularization * Tr(Sigma_xi)/d is added to the diagonal.
+    residual_centering : {"view", "none"}
+
+    Attributes
+    ----------
+    dof : int
+        m.
+    tau : float
+    condition_number : float
+        1-norm, of Sigma_xi + tau I scaled to unit diagonal.
+
+    Raises
+    ------
+    NotEnoughDataError
+        m <= d at tau = 0.
+    DegenerateFeaturesError
+        Constant features, or no residual.
+    IllConditionedError
+        Not positive definite to working precision.
+    """
+
+    def __init__(self, moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> None:
+        if regularization < 0:
+            raise ValueError(f"regularization must be >= 0, not {regularization}")
+        check_degenerate(moments)
+        self.dof = int(residual_dof(moments, residual_centering))
+        if self.dof <= moments.n_features and regularization == 0:
+            raise NotEnoughDataError(_too_few(self.dof, moments))
+        centred = resolve_centering(moments, residual_centering) == "view"
+        self.tau = 0.0
+        self._moments = moments
+        try:
+            if centred and regularization == 0:
+                self._factor, self.condition_number = moments.within_factor, moments.condition_number
+                return
+            scatter = moments.within.copy() if centred else moments.within_uncentred
+            self.tau = regularization * float(np.trace(scatter)) / self.dof / len(scatter)
+            scatter[np.diag_indices_from(scatter)] += self.tau * self.dof
+            self._factor = SpdFactor(scatter)
+            self.condition_number = self._factor.correlation_condition(scatter)
+        except np.linalg.LinAlgError:
+            raise IllConditionedError(self._singular("not positive definite")) from None
+
+    def error_bound(self, products: str) -> float:
+        """Bound on the relative rounding error, unit roundoff times condition number.
+
+        Raises
+        ------
+        IllConditionedError
+            The bound exceeds what the precision of the products is allowed to cost (`MAX_ERROR`).
+        """
+        bound = UNIT_ROUNDOFF[products] * self.condition_number
+        if not bound <= MAX_ERROR[products]:
+            raise IllConditionedError(
+                self._singular(f"singular to working precision, condition number {self.condition_number:.3g}")
+            )
+        return bound
+
+    def traces(self, *others: Matrix) -> list[float]:
+        """Tr(P A) for each symmetric A, P = (Sigma_xi + tau I)^-1."""
+        # The factor is of the scatter, m times the covariance.
+        return [self.dof * trace for trace in self._factor.traces(*others)]
+
+    def trace_inverse(self) -> float:
+        """Tr P."""
+        return self.dof * float(np.trace(self._factor.inverse_lower()))
+
+    def whiten(self, rows: NDArray[np.floating]) -> Matrix:
+        """Rows (n, d) in coordinates in which the residual covariance is the identity."""
+        return np.asarray(self._factor.whiten(rows) * np.sqrt(self.dof))
+
+    def _singular(self, how: str) -> str:
+        within = self._moments.within_uncentred
+        scale = 1 / np.sqrt(within.diagonal())
+        values = np.linalg.eigvalsh(within * scale[:, None] * scale)
+        rank = int((values > values[-1] * len(values) * np.finfo(np.float64).eps).sum())
+        products = self._moments.products
+        return (
+            f"the residual covariance is {how}: rank {rank} of d = {len(within)} features, m = {self.dof} residual "
+            f"degrees of freedom, {products} products. Remove duplicated or linearly dependent features, reduce with "
+            "PerView(PCA(n_components)) first, "
+            + ("use dtype='float64', " if products == "float32" else "")
+            + "or set regularization > 0."
+        )
+
+
+def _too_few(dof: int, moments: Moments) -> str:
+    d, v = moments.n_features, moments.n_views
+    need = int(np.ceil((d + 1) / (v - 1))) + 1
+    return (
+        f"the residual covariance is singular: m = {dof} residual degrees of freedom for d = {d} features. Three ways "
+        f"out: more images or views ({need} images at {v} views is the least, several times d is sound), fewer "
+        "features with PerView(PCA(n_components)) first, or regularization > 0."
+    )

@@ -1,0 +1,568 @@
+"""Invariant contamination ratio: how much residual contaminates the space of invariant features.
+
+ICR = d / (d + Tr(Sigma_xi^-1 Sigma_s)), from 0 (clean) to 1 (residual only).
+Source: Li et al. 2026, "Evaluating the Representation Space of Diffusion Models via Self-Supervised Principles",
+arXiv 2606.09718. The plug-in estimate is the paper's; the cross-fitted one and its interval are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.utils.validation import check_is_fitted
+
+from icrkit._features import Features
+from icrkit.cube import Cube
+from icrkit.exceptions import IllConditionedError, NotEnoughDataError
+from icrkit.linalg import SpdFactor, subtract_outer
+from icrkit.metrics._base import FeatureTransformer
+from icrkit.metrics._decomposition import (
+    Matrix,
+    ResidualModel,
+    constant_features,
+    enough_images,
+    invariant_covariance,
+    residual_covariance,
+    resolve_centering,
+    traces,
+)
+from icrkit.metrics._fisher import fisher_spectrum
+from icrkit.moments import Moments, helmert
+
+__all__ = ["Crossfit", "ICREstimator", "crossfit", "held_out_snr", "icr", "plug_in_snr"]
+
+CORRECTIONS = ("none", "gaussian", "crossfit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossfit:
+    """Cross-fitted mean SNR, with its delete-a-fold replicates.
+
+    Attributes
+    ----------
+    mean_snr : float
+        R; may be negative where there is hardly any signal.
+    n_views, n_folds : int
+    log_q : ndarray (n_folds,)
+        log(Tr(P_-g B_-g)/d) without fold g: replicates of log Q, Q = R + 1/V.
+    """
+
+    mean_snr: float
+    n_views: int
+    log_q: NDArray[np.float64]
+
+    @property
+    def icr(self) -> float:
+        """1/(1 + R)."""
+        return 1.0 / (1.0 + self.mean_snr)
+
+    @property
+    def n_folds(self) -> int:
+        """G."""
+        return len(self.log_q)
+
+    @property
+    def q(self) -> float:
+        """Q = R + 1/V, always positive."""
+        return self.mean_snr + 1.0 / self.n_views
+
+    @property
+    def standard_error(self) -> float:
+        """Delete-a-fold jackknife standard error of log Q."""
+        return jackknife_error(self.log_q)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of ICR, (low, high).
+
+        Notes
+        -----
+        Symmetric on log Q with a t quantile of n_folds - 1 degrees of freedom, then mapped by
+        ICR = 1/(1 + Q - 1/V). On log R the coverage would fall to one half as R goes to 0.
+        """
+        half = stats.t.ppf(0.5 + confidence / 2, self.n_folds - 1) * self.standard_error
+        low, high = (1.0 / (1.0 + self.q * np.exp(step) - 1.0 / self.n_views) for step in (half, -half))
+        return float(low), float(high)
+
+
+def jackknife_error(replicates: NDArray[np.float64]) -> float:
+    """Standard error from delete-a-group values: sqrt((G-1)/G sum (x_g - mean)^2)."""
+    g = len(replicates)
+    return float(np.sqrt((g - 1) / g * np.square(replicates - replicates.mean()).sum()))
+
+
+def icr(
+    moments: Moments,
+    correction: str = "none",
+    regularization: float = 0.0,
+    residual_centering: str = "view",
+) -> Any:
+    """Invariant contamination ratio, from 0 (clean) to 1 (residual only).
+
+    Parameters
+    ----------
+    moments : Moments
+        With a leading axis "sigma" the result is an array over it.
+    correction : {"none", "gaussian", "crossfit"}
+        "none" is the paper's plug-in, biased low by about 1 - (m-d-1)/m; "gaussian" removes that bias where residuals
+        are Gaussian with one covariance for all images; "crossfit" removes it for elliptical residuals, heavy tails
+        and per-image scales included, and needs moments with folds.
+    regularization : float
+        tau as a share of Tr(Sigma_xi)/d; with any, ICR is no longer affine invariant.
+    residual_centering : {"view", "none"}
+        Remove each view's own mean first (the paper's number), or not (MANOVA).
+
+    Returns
+    -------
+    float, or ndarray (n_levels,)
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than two images or views, or m <= d at tau = 0.
+    DegenerateFeaturesError
+        Constant features or no residual.
+    IllConditionedError
+        Residual covariance singular to working precision.
+    ValueError
+        "gaussian" together with regularization.
+
+    Notes
+    -----
+    R = Tr(W^-1 B)/d - 1/V, ICR = 1/(1 + R). "gaussian" multiplies the trace by (m-d-1)/m. Cost: one Cholesky
+    factor and inverse (d^3 flops), one a fold with "crossfit". ICR is not comparable across d.
+
+    References
+    ----------
+    Li et al. 2026, arXiv 2606.09718, eq. B.6.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=400, n_features=8, icr=0.5, random_state=0)
+    >>> m = ik.Moments.from_cube(cube, n_folds=10)
+    >>> round(ik.icr(m, correction="crossfit"), 1)
+    0.5
+    """
+    if correction not in CORRECTIONS:
+        raise ValueError(f"correction must be one of {CORRECTIONS}, not {correction!r}")
+    if "sigma" in moments.dims:
+        levels = range(moments.n_images.shape[moments.dims.index("sigma")])
+        return np.array([icr(moments.select(sigma=k), correction, regularization, residual_centering) for k in levels])
+    if correction == "crossfit":
+        return crossfit(moments, regularization, residual_centering).icr
+    snr = plug_in_snr(
+        ResidualModel(moments.total, regularization, residual_centering), moments.total, correction, residual_centering
+    )
+    return 1.0 / (1.0 + snr)
+
+
+def plug_in_snr(
+    model: ResidualModel, moments: Moments, correction: str = "none", residual_centering: str = "view"
+) -> float:
+    """Mean SNR R of the images that the model was made from: "none" (the paper's plug-in) or "gaussian".
+
+    Raises
+    ------
+    ValueError
+        "gaussian" with tau > 0 or m <= d + 1: the bias of the inverse is not known there.
+    """
+    d, m = moments.n_features, model.dof
+    if model.tau:
+        if correction == "gaussian":
+            raise ValueError("correction='gaussian' needs regularization=0: the bias is not known otherwise")
+        return model.traces(invariant_covariance(moments, residual_centering))[0] / d
+    factor = 1.0
+    if correction == "gaussian":
+        if m <= d + 1:
+            raise NotEnoughDataError(f"correction='gaussian' needs m > d + 1; m = {m}, d = {d}")
+        factor = (m - d - 1) / m
+    (trace,) = model.traces(moments.between)
+    return factor * trace / int(moments.n_images - 1) / d - 1.0 / moments.n_views
+
+
+def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> Crossfit:
+    """Mean SNR with the inverse residual covariance from the other folds, and its replicates.
+
+    Parameters
+    ----------
+    moments : Moments
+        With leading axis "fold" (``Moments.from_cube(X, n_folds=10)``).
+    regularization : float
+        tau, from the training images' W.
+    residual_centering : {"view", "none"}
+
+    Returns
+    -------
+    Crossfit
+
+    Raises
+    ------
+    NotEnoughDataError
+        No folds, or too few images outside a fold: m <= d.
+
+    Notes
+    -----
+    With P_k the inverse of the residual covariance without fold k, and B_k, W_k of fold k:
+    R = sum_k n_k Tr(P_k (B_k - W_k/V)) / sum_k n_k Tr(P_k (W_k + tau_k I)). The inflation of P_k appears in numerator
+    and denominator alike and cancels where E[W^-1] is proportional to Sigma_xi^-1. Moments of the other folds are the
+    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold.
+    """
+    if "fold" not in moments.dims:
+        raise NotEnoughDataError("cross-fitting needs moments with folds: Moments.from_cube(X, n_folds=10)")
+    moments = moments.usable_folds()
+    if moments.n_folds < 2:
+        raise NotEnoughDataError(
+            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images"
+        )
+    total = moments.total
+    least = int(total.n_images - moments.n_images.max())
+    d, v = moments.n_features, moments.n_views
+    lost = 1 if resolve_centering(moments, residual_centering) == "view" else 0
+    m = (least - lost) * (v - 1)
+    if m <= d and regularization == 0:
+        raise NotEnoughDataError(
+            f"cross-fitting needs more images: without its largest fold m = {m} residual degrees of freedom are left "
+            f"for d = {d} features. Use more images or views, fewer features, or regularization > 0."
+        )
+    numerator = denominator = 0.0
+    log_q = np.empty(moments.n_folds)
+    for k in range(moments.n_folds):
+        fold = _FoldTraces(total, moments.select(fold=k), regularization, residual_centering)
+        numerator += fold.n_images * (fold.between - fold.residual / v)
+        denominator += fold.n_images * (fold.residual + fold.tau)
+        log_q[k] = np.log(fold.between_others / d)
+    return Crossfit(numerator / denominator, v, log_q)
+
+
+class _FoldTraces:
+    """Traces under P, the inverse residual covariance of all images outside one fold.
+
+    The between scatter of the other images is never formed: its trace follows from those of the total and the fold.
+    """
+
+    def __init__(self, total: Moments, fold: Moments, regularization: float, residual_centering: str) -> None:
+        n, n_k, v, d = int(total.n_images), int(fold.n_images), total.n_views, total.n_features
+        n_others = n - n_k
+        others_mean = (n * total.mean - n_k * fold.mean) / n_others
+        delta = fold.mean - others_mean
+        pull = n_k * n_others / n  # weight of the difference of means in a merge
+        centred = resolve_centering(total, residual_centering) == "view"
+        m_others, m_fold = ((count - centred) * (v - 1) for count in (n_others, n_k))
+
+        # Scatters are symmetric: their transposes are the same matrices in the order LAPACK works in. Where the
+        # products are float32 so is the inverse: its error is of the same order, u * cond, and it costs half.
+        scatter = np.empty((d, d), dtype=total.products, order="F")
+        np.subtract(total.within.T, fold.within.T, out=scatter, casting="same_kind")
+        contrasts = helmert(v)
+        subtract_outer(scatter, contrasts @ delta, pull)
+        if not centred:
+            subtract_outer(scatter, contrasts @ others_mean, -float(n_others))
+        tau = regularization * float(np.trace(scatter)) / m_others / len(scatter)
+        if tau:
+            scatter[np.diag_indices_from(scatter)] += tau * m_others
+        try:
+            factor = SpdFactor(scatter, overwrite=True)
+        except np.linalg.LinAlgError:
+            raise IllConditionedError(
+                f"the residual covariance without one fold is not positive definite: m = {m_others}, "
+                f"d = {len(scatter)}. Use more images, fewer features, or regularization > 0."
+            ) from None
+        grand = delta.mean(axis=0)
+        # P = m_others * inverse of the scatter.
+        in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
+        inverse = factor.inverse_lower()
+        pulled = _quadratic(inverse, grand[None, :])
+        if not centred:
+            residual += n_k * _quadratic(inverse, contrasts @ fold.mean)
+        self.n_images = n_k
+        self.between = m_others * in_fold / (n_k - 1)
+        self.residual = m_others * residual / m_fold
+        self.between_others = m_others * (in_total - in_fold - pull * pulled) / (n_others - 1)
+        self.tau = tau * m_others * float(np.trace(inverse)) if tau else 0.0
+
+
+def _quadratic(lower: Matrix, rows: NDArray[np.float64]) -> float:
+    """sum_j r_j^T A r_j for the symmetric A with this lower triangle and zeros above."""
+    product = rows @ lower  # counts each pair once
+    return float(2.0 * (product * rows).sum() - (np.square(rows) @ lower.diagonal()).sum())
+
+
+def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str = "view") -> float:
+    """Mean SNR of other images under a fitted residual covariance: Tr(P Sigma_s)/Tr(P (Sigma_xi + tau I)).
+
+    The held-out images may be fewer than the features.
+    """
+    invariant, residual = model.traces(
+        invariant_covariance(moments, residual_centering), residual_covariance(moments, residual_centering)
+    )
+    added = model.tau * model.trace_inverse() if model.tau else 0.0
+    return invariant / (residual + added)
+
+
+class ICREstimator(FeatureTransformer):
+    """Invariant contamination ratio of features, with a cross-fitted value and its confidence interval.
+
+    Parameters
+    ----------
+    correction : {"none", "gaussian", "crossfit"}
+        Which estimate `icr_` is. "none" is the paper's plug-in; the cross-fitted value stands beside it in any case.
+    regularization : float
+        tau as a share of Tr(Sigma_xi)/d, added to the residual covariance.
+    residual_centering : {"view", "none"}
+        Remove each view's own mean over images first (the paper's number), or not (MANOVA).
+    n_folds : int
+        Folds over images for cross-fitting, by a hash of the image id; 0 for none (about twice as fast).
+    random_state : int
+        Seed of the fold hash.
+    normalize : {None, "l2"}
+        Scale every feature vector to unit length first. ICR itself never does.
+    drop_constant : bool
+        Drop features that never vary, and record them, instead of refusing them.
+    dtype : {"auto", "float32", "float64"}
+        Precision of the products; "auto" reads twice where float32 does not suffice.
+    n_views : int
+        Consecutive rows to an image, for 2-D X without groups.
+    confidence : float
+        Level of `interval_`.
+
+    Attributes
+    ----------
+    icr_, icr_plugin_, icr_gaussian_, icr_crossfit_ : float
+        From 0 (clean) to 1 (residual only). The Gaussian and cross-fitted ones raise AttributeError, with the reason,
+        where the data do not allow them.
+    interval_ : tuple of float
+        Confidence interval (low, high) of the cross-fitted value.
+    mean_snr_, total_snr_ : float
+        R and d R, of the estimate that `icr_` is. d R is comparable between layers of different width; ICR is not.
+    invariant_covariance_, residual_covariance_ : ndarray (d, d)
+    trace_invariant_, trace_residual_, trace_total_ : float
+    n_folds_ : int
+    n_negative_ : int
+        Negative generalised eigenvalues of the invariant covariance; an eigenproblem, solved when asked for.
+    condition_number_, error_bound_ : float
+        Of the scaled residual covariance (1-norm), and unit roundoff times it: a bound on the error of ICR.
+    moments_ : Moments
+    dropped_features_ : ndarray of int
+    n_features_in_ : int
+
+    Notes
+    -----
+    ``score`` is minus the ICR of other images under the fitted residual covariance; they may be fewer than d. It is
+    right for choosing a noise level, layer or checkpoint, and wrong for choosing a regularization or a PCA dimension,
+    which change what is measured. Split with ``KFold(5, shuffle=True, random_state=0)``: images are often sorted by
+    class, and scikit-learn's default folds are contiguous.
+
+    References
+    ----------
+    Li et al. 2026, arXiv 2606.09718, eq. B.6.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=300, n_features=6, icr=0.25, random_state=0)
+    >>> est = ik.ICREstimator().fit(cube)
+    >>> low, high = est.interval_
+    >>> low < 0.25 < high
+    True
+    """
+
+    moments_: Moments
+
+    def __init__(
+        self,
+        correction: str = "none",
+        *,
+        regularization: float = 0.0,
+        residual_centering: str = "view",
+        n_folds: int = 10,
+        random_state: int = 0,
+        normalize: str | None = None,
+        drop_constant: bool = False,
+        dtype: str = "auto",
+        n_views: int = 2,
+        confidence: float = 0.95,
+    ) -> None:
+        self.correction = correction
+        self.regularization = regularization
+        self.residual_centering = residual_centering
+        self.n_folds = n_folds
+        self.random_state = random_state
+        self.normalize = normalize
+        self.drop_constant = drop_constant
+        self.dtype = dtype
+        self.n_views = n_views
+        self.confidence = confidence
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Estimate ICR of X in one pass over its features.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
+        y : ignored
+        groups : array (row,), optional
+            Image of each row, for 2-D X.
+
+        Returns
+        -------
+        self
+        """
+        if isinstance(X, Moments):
+            return self.from_moments(X)
+        features = self._features(X, groups=groups, reset=True, normalize=self.normalize)
+        return self._finish(self._moments_of(features, self.dtype))
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
+
+        Arrays without ids count on from the images seen so far. Until there are more residual degrees of freedom than
+        features, nothing but `moments_` is set.
+        """
+        first = not hasattr(self, "moments_")
+        features = self._features(X, groups=groups, reset=first, normalize=self.normalize)
+        if not isinstance(X, Cube | xr.DataArray) and groups is None and not first:
+            seen = int(self.moments_.total.n_images)
+            features = dataclasses.replace(features, image_ids=features.image_ids + seen)
+        dtype = "float64" if self.dtype == "auto" else self.dtype
+        new = self._moments_of(features, dtype)
+        moments = new if first else self.moments_ + new
+        if enough_images(moments, self.regularization, self.residual_centering):
+            return self._finish(moments)
+        self.moments_ = moments
+        return self
+
+    def from_moments(self, moments: Moments) -> Self:
+        """Estimate ICR from moments made before: of another machine, of merged shards, of a training loop."""
+        self._refuse_moments_with(moments, "normalize")
+        self._check_n_features_of(moments.n_features, reset=True)
+        return self._finish(moments)
+
+    def _moments_of(self, features: Features, dtype: str) -> Moments:
+        return Moments.from_cube(features, n_folds=self.n_folds, dtype=dtype, random_state=self.random_state)
+
+    def _finish(self, moments: Moments) -> Self:
+        if self.correction not in CORRECTIONS:
+            raise ValueError(f"correction must be one of {CORRECTIONS}, not {self.correction!r}")
+        constant = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
+        self.dropped_features_ = constant
+        self.moments_ = moments = moments.select_features(self._kept(moments.n_features)) if constant.size else moments
+        total, centering = moments.total, self.residual_centering
+        self._model = ResidualModel(total, self.regularization, centering)
+        self.condition_number_ = self._model.condition_number
+        self.error_bound_ = self._model.error_bound(moments.products)
+        self.icr_plugin_ = 1.0 / (1.0 + plug_in_snr(self._model, total, "none", centering))
+        self._gaussian = self._attempt(lambda: plug_in_snr(self._model, total, "gaussian", centering))
+        self._crossfit = self._attempt(lambda: crossfit(moments, self.regularization, centering))
+        self.n_folds_ = self._crossfit.n_folds if isinstance(self._crossfit, Crossfit) else 0
+        self.trace_invariant_, self.trace_residual_, self.trace_total_ = traces(total, centering)
+        self.icr_ = getattr(
+            self, {"none": "icr_plugin_", "gaussian": "icr_gaussian_"}.get(self.correction, "icr_crossfit_")
+        )
+        self.mean_snr_ = 1.0 / self.icr_ - 1.0
+        self.total_snr_ = total.n_features * self.mean_snr_
+        self._n_features_out = total.n_features
+        self._warn()
+        return self
+
+    def _attempt(self, compute: Callable[[], Any]) -> Any:
+        """The result, or the reason why there is none: it is told to whoever reads the attribute."""
+        try:
+            return compute()
+        except ValueError as reason:
+            return reason
+
+    def _warn(self) -> None:
+        if isinstance(self._crossfit, Crossfit):
+            low, high = self.interval_
+            if self.correction == "none" and not low <= self.icr_plugin_ <= high:
+                warnings.warn(
+                    f"the plug-in ICR {self.icr_plugin_:.3f} lies outside the {self.confidence:.0%} interval of the "
+                    f"cross-fitted one, {self.icr_crossfit_:.3f} [{low:.3f}, {high:.3f}]: the plug-in is biased when "
+                    "images are few for the features. correction='crossfit' reports the latter.",
+                    stacklevel=3,
+                )
+        elif self.n_folds > 1 and "fold" in self.moments_.dims:
+            warnings.warn(f"no cross-fitted ICR, the plug-in stands alone: {self._crossfit}", stacklevel=3)
+
+    def _result(self, attempt: Any, name: str) -> Any:
+        check_is_fitted(self, "icr_plugin_")
+        if isinstance(attempt, Exception):
+            raise AttributeError(f"{type(self).__name__} has no {name} here: {attempt}")
+        return attempt
+
+    @property
+    def icr_gaussian_(self) -> float:
+        """Plug-in with the bias removed that Gaussian residuals of equal covariance would have."""
+        return 1.0 / (1.0 + float(self._result(getattr(self, "_gaussian", None), "icr_gaussian_")))
+
+    @property
+    def icr_crossfit_(self) -> float:
+        """Cross-fitted ICR."""
+        return float(self._result(getattr(self, "_crossfit", None), "icr_crossfit_").icr)
+
+    @property
+    def interval_(self) -> tuple[float, float]:
+        """Confidence interval of the cross-fitted ICR."""
+        result: Crossfit = self._result(getattr(self, "_crossfit", None), "interval_")
+        return result.interval(self.confidence)
+
+    @property
+    def invariant_covariance_(self) -> Matrix:
+        """Sigma_s = B - W/V, (d, d)."""
+        check_is_fitted(self, "icr_plugin_")
+        return invariant_covariance(self.moments_.total, self.residual_centering)
+
+    @property
+    def residual_covariance_(self) -> Matrix:
+        """Sigma_xi = W, (d, d)."""
+        check_is_fitted(self, "icr_plugin_")
+        return residual_covariance(self.moments_.total, self.residual_centering)
+
+    @property
+    def n_negative_(self) -> int:
+        """Number of negative generalised eigenvalues."""
+        check_is_fitted(self, "icr_plugin_")
+        spectrum = fisher_spectrum(self.moments_, self.regularization, self.residual_centering)
+        return int((spectrum.eigenvalues < 0).sum())
+
+    def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
+        """Minus the ICR of X under the fitted residual covariance; greater is better.
+
+        Parameters
+        ----------
+        X : as for fit
+            Held-out images; they may be fewer than the features.
+        y : ignored
+        groups : array (row,), optional
+
+        Returns
+        -------
+        float
+            -1/(1 + Tr(P Sigma_s)/Tr(P (Sigma_xi + tau I))), P from the fitted images.
+        """
+        check_is_fitted(self, "icr_plugin_")
+        if isinstance(X, Moments):
+            moments = X.total
+        else:
+            features = self._features(X, groups=groups, reset=False, normalize=self.normalize)
+            moments = Moments.from_cube(features, n_folds=0, dtype="auto" if self.dtype == "auto" else self.dtype)
+        if self.dropped_features_.size:
+            moments = moments.select_features(self._kept(moments.n_features))
+        return -1.0 / (1.0 + held_out_snr(self._model, moments, self.residual_centering))
+
+    def _kept(self, n_features: int) -> NDArray[np.bool_]:
+        keep = np.ones(n_features, dtype=bool)
+        keep[self.dropped_features_] = False
+        return keep
+
+    def _transform_rows(self, rows: NDArray[np.floating]) -> Matrix:
+        if self.dropped_features_.size:
+            rows = rows[:, self._kept(rows.shape[1])]
+        return self._model.whiten(rows - self.moments_.total.mean.mean(axis=0))

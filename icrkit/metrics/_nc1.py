@@ -1,0 +1,266 @@
+"""Within-class variability collapse (NC1): how tightly classes cluster, against how far apart they lie.
+
+Source: Papyan, Han & Donoho 2020, "Prevalence of neural collapse during the terminal phase of deep learning training",
+PNAS 117(40). Variants: Han, Papyan & Donoho 2022, arXiv 2106.02073; the quotient of traces is common in later work.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+
+from icrkit._features import Features, as_features
+from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
+from icrkit.metrics._base import FeatureTransformer, image_labels, is_table
+
+__all__ = ["ClassMoments", "NC1Scorer", "class_moments", "nc1"]
+
+Matrix = NDArray[np.float64]
+VARIANTS = ("pinv", "svd", "quotient")
+
+
+class ClassMoments(NamedTuple):
+    """Counts (K,), means (K, d) and pooled scatter (d, d) about the class means, of labelled rows."""
+
+    classes: NDArray[Any]
+    counts: NDArray[np.int64]
+    means: Matrix
+    within: Matrix
+
+    @property
+    def within_covariance(self) -> Matrix:
+        """Sigma_W = (1/n) sum (h - mu_k)(h - mu_k)^T."""
+        return self.within / int(self.counts.sum())
+
+    def centred_means(self, global_mean: str = "classes") -> Matrix:
+        """mu_k - mu_G, (K, d), with mu_G the mean of the class means or of the samples."""
+        if global_mean not in ("classes", "samples"):
+            raise ValueError(f"global_mean must be 'classes' or 'samples', not {global_mean!r}")
+        weights = None if global_mean == "classes" else self.counts
+        return self.means - np.average(self.means, axis=0, weights=weights)
+
+    def between_covariance(self, global_mean: str = "classes") -> Matrix:
+        """Sigma_B = (1/K) sum (mu_k - mu_G)(mu_k - mu_G)^T."""
+        centred = self.centred_means(global_mean)
+        return centred.T @ centred / len(centred)
+
+
+def class_moments(features: Features, y: NDArray[Any], views: str | int = "mean") -> ClassMoments:
+    """Per-class means, then the scatter about them, in two passes over blocks.
+
+    One pass would have to subtract class means from a total scatter; under collapse, the case of interest, that leaves
+    rounding only.
+
+    Parameters
+    ----------
+    features : Features
+    y : ndarray (n_images,)
+        Class of each image.
+    views : {"mean", "all"} or int
+        Rows used: the mean over views of each image, every view, or one view.
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise NotEnoughDataError(f"y holds 1 class ({classes[0]!r}); at least two are needed to tell them apart")
+    _, v, d = features.shape
+    per_image = v if views == "all" else 1
+    counts = np.bincount(codes, minlength=len(classes)) * per_image
+    means = np.zeros((len(classes), d))
+    for rows, labels in _labelled_rows(features, codes, views):
+        if not np.isfinite(rows).all():
+            features.raise_non_finite()
+        _add_by_label(means, rows, labels)
+    means /= counts[:, None]
+    within = np.zeros((d, d))
+    for rows, labels in _labelled_rows(features, codes, views):
+        deviations = rows - means[labels]
+        within += deviations.T @ deviations
+    return ClassMoments(classes, counts, means, within)
+
+
+def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classes", views: str | int = "mean") -> float:
+    """Within-class variability collapse, from 0 (collapsed) up.
+
+    Parameters
+    ----------
+    X : Cube, DataArray or array (image, view, feature), or ClassMoments
+    y : array (n_images,)
+        Class of each image; the cube's labels where left out.
+    variant : {"pinv", "svd", "quotient"}
+        "pinv": Tr(Sigma_B^+ Sigma_W)/K (Papyan 2020). "svd": the same without the division by K (Han 2022).
+        "quotient": Tr Sigma_W/Tr Sigma_B.
+    global_mean : {"classes", "samples"}
+        mu_G: mean of the class means, or of the samples; they differ where classes are unbalanced.
+    views : {"mean", "all"} or int
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than two classes.
+    DegenerateFeaturesError
+        All class means coincide.
+
+    Notes
+    -----
+    Sigma_W = (1/n) sum (h - mu_k)(h - mu_k)^T, Sigma_B = (1/K) sum_k (mu_k - mu_G)(mu_k - mu_G)^T. The pseudo-inverse
+    keeps exactly the directions that the centred class means span, at most K - 1. Invariant under rotation,
+    translation and scaling; the first two under every invertible affine map only where d < K.
+
+    References
+    ----------
+    Papyan, Han & Donoho 2020, PNAS 117(40), section "NC1".
+
+    Examples
+    --------
+    >>> import numpy as np, icrkit as ik
+    >>> h = np.array([[0.0, 1.0], [0.0, -1.0], [4.0, 1.0], [4.0, -1.0], [1.0, 0.0], [5.0, 0.0]])
+    >>> round(ik.nc1(np.repeat(h[:, None], 2, axis=1), [0, 0, 1, 1, 0, 1]), 4)
+    0.0278
+    """
+    moments = X if isinstance(X, ClassMoments) else class_moments(*_with_labels(X, y), views)
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {VARIANTS}, not {variant!r}")
+    centred = moments.centred_means(global_mean)
+    n_classes, n = len(centred), int(moments.counts.sum())
+    values, directions = _mean_directions(centred)
+    if variant == "quotient":
+        return float(np.trace(moments.within) / n / (np.square(centred).sum() / n_classes))
+    # Sigma_B^+ = sum_j v_j v_j^T K/s_j^2, from the singular values s of the centred means.
+    scatter = np.einsum("jd,de,je->j", directions, moments.within, directions, optimize=True)
+    trace = float((scatter / n * n_classes / values**2).sum())
+    return trace if variant == "svd" else trace / n_classes
+
+
+def _mean_directions(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
+    """Non-zero singular values and right singular vectors (r, d) of the centred class means, r <= min(K - 1, d)."""
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    tolerance = values[0] * max(centred.shape) * np.finfo(np.float64).eps
+    rank = min(int((values > tolerance).sum()), len(centred) - 1)
+    if rank == 0:
+        raise DegenerateFeaturesError("all class means coincide: features do not vary between classes")
+    return values[:rank], directions[:rank]
+
+
+def _labelled_rows(features: Features, codes: NDArray[np.int64], views: str | int) -> Any:
+    for start, block in features.blocks():
+        labels = codes[start : start + len(block)]
+        if views == "mean":
+            yield block.mean(axis=1, dtype=np.float64), labels
+        elif views == "all":
+            yield block.reshape(-1, block.shape[2]).astype(np.float64), np.repeat(labels, block.shape[1])
+        elif isinstance(views, int | np.integer):
+            yield block[:, views].astype(np.float64), labels
+        else:
+            raise ValueError(f"views must be 'mean', 'all' or the number of a view, not {views!r}")
+
+
+def _add_by_label(sums: Matrix, rows: Matrix, labels: NDArray[np.int64]) -> None:
+    order = np.argsort(labels, kind="stable")
+    present, first = np.unique(labels[order], return_index=True)
+    sums[present] += np.add.reduceat(rows[order], first, axis=0)
+
+
+def _with_labels(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
+    labels = image_labels(X, y)
+    features = as_features(X, min_views=1)
+    check_consistent_length(np.empty(features.shape[0]), labels)
+    return features, labels
+
+
+class NC1Scorer(FeatureTransformer):
+    """Within-class variability collapse of labelled features.
+
+    Parameters
+    ----------
+    variant : {"pinv", "svd", "quotient"}
+        See :func:`icrkit.nc1`.
+    global_mean : {"classes", "samples"}
+    views : {"mean", "all"} or int
+        Rows used of an image: the mean over its views, every view, or one. Rows of a 2-D X stand for themselves.
+
+    Attributes
+    ----------
+    nc1_ : float
+        Lower is more collapsed.
+    classes_ : ndarray (K,)
+    within_covariance_, between_covariance_ : ndarray (d, d)
+    components_ : ndarray (r, d)
+        Orthonormal basis of the centred class means, r <= min(K - 1, d).
+    mean_ : ndarray (d,)
+        mu_G.
+
+    Notes
+    -----
+    ``score(X, y)`` is minus the NC1 of X itself; ``transform`` gives coordinates along `components_`.
+
+    References
+    ----------
+    Papyan, Han & Donoho 2020, PNAS 117(40).
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=300, n_features=8, n_classes=3, random_state=0)
+    >>> ik.NC1Scorer().fit(cube).components_.shape
+    (2, 8)
+    """
+
+    def __init__(self, variant: str = "pinv", *, global_mean: str = "classes", views: str | int = "mean") -> None:
+        self.variant = variant
+        self.global_mean = global_mean
+        self.views = views
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.one_d_labels = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Compute NC1 of X.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+        y : array (n_images,), or (row,) for rows
+            Classes; the cube's labels where left out.
+        """
+        moments = self._class_moments(X, y, reset=True)
+        self.classes_ = moments.classes
+        self.nc1_ = nc1(moments, variant=self.variant, global_mean=self.global_mean)
+        self.within_covariance_ = moments.within_covariance
+        self.between_covariance_ = moments.between_covariance(self.global_mean)
+        centred = moments.centred_means(self.global_mean)
+        self.mean_ = moments.means[0] - centred[0]
+        self.components_ = _mean_directions(centred)[1]
+        self._n_features_out = len(self.components_)
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Minus the NC1 of (X, y); greater is better."""
+        check_is_fitted(self)
+        return -nc1(self._class_moments(X, y, reset=False), variant=self.variant, global_mean=self.global_mean)
+
+    def _class_moments(self, X: Any, y: Any, *, reset: bool) -> ClassMoments:
+        if is_table(X):
+            if y is None:
+                raise ValueError("requires y to be passed, but the target y is None")
+            X, y = validate_data(self, X, y, reset=reset, dtype=(np.float64, np.float32))
+            check_classification_targets(y)
+            return class_moments(Features(X[:, None], np.arange(len(X))), y, views=0)
+        features, labels = _with_labels(X, y)
+        self._check_n_features_of(features.shape[2], reset=reset)
+        labels = column_or_1d(labels, warn=True)
+        check_classification_targets(labels)
+        return class_moments(features, labels, self.views)
+
+    def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        return np.asarray((rows - self.mean_) @ self.components_.T)

@@ -1,0 +1,428 @@
+"""Moments: all that a metric needs to know of a set of features, in a value that adds and subtracts.
+
+The value and its algebra live here; the pass over the data lives in :mod:`icrkit.backends`.
+Centred sums, never covariances: ddof, shrinkage and bias correction belong to the metric that reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit.linalg import SpdFactor
+
+__all__ = ["Moments", "fold_of_images", "helmert"]
+
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+# How large an error (unit roundoff times the condition number of the scaled residual covariance) the precision of the
+# products may cost. Beyond the first, dtype="auto" reads the features again in float64; beyond the second, no digit of
+# a result can be trusted.
+MAX_ERROR = {"float32": 1e-4, "float64": 1e-3}
+
+
+def helmert(n_views: int) -> NDArray[np.float64]:
+    """Orthonormal contrasts across views, (n_views - 1, n_views): each row sums to zero.
+
+    Row c compares view c + 1 with the mean of those before it.
+    """
+    rows = np.zeros((n_views - 1, n_views))
+    for c in range(1, n_views):
+        rows[c - 1, :c] = 1.0
+        rows[c - 1, c] = -c
+        rows[c - 1] /= np.sqrt(c * (c + 1.0))
+    return rows
+
+
+def fold_of_images(image_ids: NDArray[Any], n_folds: int, random_state: int = 0) -> NDArray[np.int64]:
+    """Fold of each image: a seeded hash of its id, so that it depends on nothing else.
+
+    Neither order nor block size nor the other images matter, and folder order (images sorted by class) does no harm.
+
+    Parameters
+    ----------
+    image_ids : ndarray (n_images,)
+        Integers or strings.
+    n_folds : int
+    random_state : int
+        Seed of the hash.
+
+    Returns
+    -------
+    ndarray (n_images,) of int64 in [0, n_folds)
+    """
+    if image_ids.dtype.kind in "iu":
+        keys = image_ids.astype(np.uint64)
+    else:
+        digests = (hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in image_ids)
+        keys = np.frombuffer(b"".join(digests), dtype=np.uint64)
+    # splitmix64: its finaliser spreads consecutive integers over all 64 bits.
+    with np.errstate(over="ignore"):
+        keys = keys + np.uint64(0x9E3779B97F4A7C15) * np.uint64(random_state % 2**32 + 1)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
+        keys ^= keys >> np.uint64(31)
+    return (keys % np.uint64(max(n_folds, 1))).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Moments:
+    """Count, per-view means and centred scatter of the features of N images under V views.
+
+    Parameters
+    ----------
+    n_images : ndarray of int, shape (*lead,)
+        N.
+    mean : ndarray (*lead, n_views, n_features)
+        Mean over images of each view.
+    between : ndarray (*lead, n_features, n_features)
+        sum_i (hbar_i - hbar)(hbar_i - hbar)^T, hbar_i the mean over the views of image i.
+    within : ndarray (*lead, n_features, n_features)
+        sum_iv (h_iv - hbar_i - mean_v + hbar)(...)^T: each view's own mean over images removed. What removing them took
+        away is N sum_v (mean_v - hbar)(mean_v - hbar)^T, so that both centrings can be had (`within_uncentred`).
+    dims : tuple of str
+        Names of the leading axes: "sigma", "fold".
+    coords : dict of str to ndarray
+        Labels along leading axes, e.g. the noise levels.
+    views_ordered : bool
+        Whether view v of one image has to do with view v of another. Where not, only `within_uncentred` means
+        anything.
+    products : {"float64", "float32"}
+        Precision in which the products were formed; the sums are float64 in any case.
+
+    Notes
+    -----
+    Laws (tested): ``a + b == b + a``; ``(a + b) + c == a + (b + c)``; ``a + empty == a``; ``(a + b) - b == a``, up to
+    rounding. `+` and `-` act on each element of the leading axes.
+
+    References
+    ----------
+    Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1 (in matrix form).
+    """
+
+    n_images: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    between: NDArray[np.float64]
+    within: NDArray[np.float64]
+    dims: tuple[str, ...] = ()
+    coords: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    views_ordered: bool = True
+    products: str = "float64"
+
+    # ---- construction -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def empty(cls, n_views: int, n_features: int, *, n_folds: int = 0, views_ordered: bool = True) -> Self:
+        """Moments of no images at all: the identity of ``+``."""
+        lead = (n_folds,) if n_folds else ()
+        square = (*lead, n_features, n_features)
+        return cls(
+            np.zeros(lead, dtype=np.int64),
+            np.zeros((*lead, n_views, n_features)),
+            np.zeros(square),
+            np.zeros(square),
+            dims=("fold",) if n_folds else (),
+            views_ordered=views_ordered,
+        )
+
+    @classmethod
+    def from_block(cls, block: NDArray[Any], *, views_ordered: bool = True) -> Self:
+        """Moments of features held in memory, (n_images, n_views, n_features), by two float64 passes.
+
+        The plain definition, for small blocks and as the reference; :meth:`from_cube` is the fast way.
+        """
+        h = np.asarray(block, dtype=np.float64)
+        mean = h.mean(axis=0)
+        image_mean = h.mean(axis=1)
+        t = image_mean - mean.mean(axis=0)
+        e = (h - image_mean[:, None] - mean + mean.mean(axis=0)).reshape(-1, h.shape[2])
+        return cls(np.int64(len(h)) * np.ones((), np.int64), mean, t.T @ t, e.T @ e, views_ordered=views_ordered)
+
+    @classmethod
+    def from_cube(
+        cls,
+        X: Any,
+        *,
+        n_folds: int = 10,
+        dtype: str = "auto",
+        random_state: int = 0,
+        n_views: int | None = None,
+        groups: Any = None,
+        normalize: str | None = None,
+    ) -> Moments:
+        """Moments of one layer at one level, or at all its levels, in one streaming pass.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array or tensor (image, view, feature), or rows (row, feature)
+            With several levels the result has a leading axis "sigma".
+        n_folds : int
+            Folds over images (leading axis "fold"), for cross-fitting; 0 for none.
+        dtype : {"auto", "float32", "float64"}
+            Precision of the products. "auto" takes float64 for float64 features; else float32, and reads the
+            features a second time in float64 where the conditioning asks for it.
+        random_state : int
+            Seed of the fold hash.
+        n_views, groups : int, array
+            How rows belong to images, for 2-D input.
+        normalize : {None, "l2"}
+            Scale every feature vector to unit length first.
+
+        Returns
+        -------
+        Moments
+        """
+        from icrkit.backends import moments_of
+
+        return moments_of(
+            X,
+            n_folds=n_folds,
+            dtype=dtype,
+            random_state=random_state,
+            n_views=n_views,
+            groups=groups,
+            normalize=normalize,
+        )
+
+    # ---- shape --------------------------------------------------------------------------------------------------
+
+    @property
+    def n_views(self) -> int:
+        """V."""
+        return int(self.mean.shape[-2])
+
+    @property
+    def n_features(self) -> int:
+        """d."""
+        return int(self.mean.shape[-1])
+
+    @property
+    def n_folds(self) -> int:
+        """Length of the axis "fold"; 0 where there is none."""
+        return int(self.n_images.shape[self.dims.index("fold")]) if "fold" in self.dims else 0
+
+    def __repr__(self) -> str:
+        lead = ", ".join(f"{name}: {size}" for name, size in zip(self.dims, self.n_images.shape, strict=True))
+        total = int(self.n_images.sum()) if "sigma" not in self.dims else int(self.n_images[0].sum())
+        return (
+            f"Moments({total} images, {self.n_views} views, {self.n_features} features"
+            f"{', ' + lead if lead else ''}, {self.products} products)"
+        )
+
+    # ---- algebra ------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: object) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return self._combine(other, +1)
+
+    def __sub__(self, other: object) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return self._combine(other, -1)
+
+    def _combine(self, other: Moments, sign: int) -> Moments:
+        self._check_same_space(other)
+        n_a, n_b = self.n_images, sign * other.n_images
+        n = n_a + n_b
+        if (n < 0).any():
+            raise NotEnoughDataError("these moments cannot be subtracted: they hold more images than the total does")
+        share = np.divide(n_b, n, out=np.zeros(n.shape), where=n > 0)
+        delta = other.mean - self.mean
+        weight = (n_a * share)[..., None, None]
+        grand, contrasts = self._split(delta)
+        merged = dataclasses.replace(
+            self,
+            n_images=n,
+            mean=self.mean + share[..., None, None] * delta,
+            between=self.between + sign * other.between + weight * _outer(grand),
+            within=self.within + sign * other.within + weight * _outer(contrasts),
+            views_ordered=self.views_ordered and other.views_ordered,
+            products=min(self.products, other.products),  # "float32" < "float64": the coarser one
+        )
+        return merged._cleared(n == 0)
+
+    def _cleared(self, where: NDArray[np.bool_]) -> Moments:
+        """Exact zeros where no image is left: rounding would stay behind."""
+        if where.any():
+            for array in (self.mean, self.between, self.within):
+                array[where] = 0.0
+        return self
+
+    def _check_same_space(self, other: Moments) -> None:
+        for name in ("dims", "n_views", "n_features"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise CubeFormatError(f"moments of different spaces do not combine: {name} {mine} and {theirs}")
+        if self.n_images.shape != other.n_images.shape:
+            raise CubeFormatError(
+                f"moments with leading shapes {self.n_images.shape} and {other.n_images.shape} do not combine"
+            )
+        for name, mine in self.coords.items():
+            if name not in other.coords or not np.array_equal(mine, other.coords[name]):
+                raise CubeFormatError(f"moments at different levels do not combine: their {name!r} differ")
+
+    def _split(self, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean over views (*lead, 1, d) and Helmert contrasts (*lead, V - 1, d) of per-view means."""
+        return mean.mean(axis=-2, keepdims=True), helmert(self.n_views) @ mean
+
+    def sum(self, dim: str = "fold") -> Moments:
+        """Merge along a leading axis (the same as adding its elements one by one)."""
+        axis = self._axis(dim)
+        n = self.n_images.sum(axis=axis)
+        weight = np.expand_dims(self.n_images, (-1, -2)).astype(np.float64)
+        total = np.maximum(n, 1)[..., None, None]
+        mean = (weight * self.mean).sum(axis=axis) / total
+        grand, contrasts = self._split(self.mean - np.expand_dims(mean, axis))
+        return dataclasses.replace(
+            self,
+            n_images=n,
+            mean=mean,
+            between=self.between.sum(axis=axis) + _outer(grand * np.sqrt(weight), axis),
+            within=self.within.sum(axis=axis) + _outer(contrasts * np.sqrt(weight), axis),
+            dims=tuple(name for name in self.dims if name != dim),
+            coords={name: value for name, value in self.coords.items() if name != dim},
+        )
+
+    def select(self, **indices: int | list[int] | NDArray[Any]) -> Moments:
+        """Elements along leading axes, by position: ``m.select(fold=3)``; a list or array keeps the axis."""
+        result = self
+        for name, index in indices.items():
+            axis, dims, coords = result._axis(name), result.dims, dict(result.coords)
+            if np.ndim(index) == 0:
+                dims = tuple(other for other in dims if other != name)
+                coords.pop(name, None)
+            elif name in coords:
+                coords[name] = coords[name][np.asarray(index)]
+            result = dataclasses.replace(
+                result,
+                n_images=np.take(result.n_images, index, axis=axis),
+                mean=np.take(result.mean, index, axis=axis),
+                between=np.take(result.between, index, axis=axis),
+                within=np.take(result.within, index, axis=axis),
+                dims=dims,
+                coords=coords,
+            )
+        return result
+
+    def select_features(self, keep: NDArray[Any]) -> Moments:
+        """Moments of some of the features: indices or a boolean mask (d,)."""
+        index = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
+        return dataclasses.replace(
+            self,
+            mean=self.mean[..., index],
+            between=self.between[..., index[:, None], index],
+            within=self.within[..., index[:, None], index],
+        )
+
+    def usable_folds(self, min_images: int = 2) -> Moments:
+        """Folds for cross-fitting: at most one for every two images, and none of fewer than ``min_images``.
+
+        Where there are few images, fold k joins fold k modulo the greatest number allowed; a fold that is still too
+        small joins the next one. Both depend on the hashes of the image ids alone.
+        """
+        if self.dims != ("fold",):
+            raise CubeFormatError(f"folds are needed as the only leading axis, not {self.dims}")
+        most = max(1, min(self.n_folds, int(self.n_images.sum()) // 2))
+        groups = np.arange(self.n_folds) % most
+        counts = np.bincount(groups, weights=self.n_images, minlength=most)
+        current, held, joined = 0, 0, np.empty(most, dtype=np.int64)
+        for k, count in enumerate(counts):
+            joined[k] = current
+            held += int(count)
+            if held >= min_images:
+                current, held = current + 1, 0
+        if held and current:  # what is left over at the end joins the last full fold
+            joined[joined == current] = current - 1
+        groups = joined[groups]
+        if len(np.unique(groups)) == self.n_folds:
+            return self
+        return Moments.stack([self.select(fold=np.flatnonzero(groups == k)).sum("fold") for k in np.unique(groups)])
+
+    @staticmethod
+    def stack(parts: Sequence[Moments], dim: str = "fold", coord: NDArray[Any] | None = None) -> Moments:
+        """Moments of the same space along a new first axis ``dim``, with its labels where given."""
+        first = parts[0]
+        for part in parts[1:]:
+            first._check_same_space(part)
+        return dataclasses.replace(
+            first,
+            n_images=np.stack([p.n_images for p in parts]),
+            mean=np.stack([p.mean for p in parts]),
+            between=np.stack([p.between for p in parts]),
+            within=np.stack([p.within for p in parts]),
+            dims=(dim, *first.dims),
+            coords=first.coords if coord is None else {dim: np.asarray(coord), **first.coords},
+            views_ordered=all(p.views_ordered for p in parts),
+            products=min(p.products for p in parts),
+        )
+
+    def _axis(self, dim: str) -> int:
+        if dim not in self.dims:
+            raise CubeFormatError(f"these moments have no axis {dim!r}; their leading axes are {self.dims}")
+        return self.dims.index(dim)
+
+    # ---- the two centrings --------------------------------------------------------------------------------------
+
+    @property
+    def within_uncentred(self) -> NDArray[np.float64]:
+        """sum_iv (h_iv - hbar_i)(h_iv - hbar_i)^T: the MANOVA within scatter, blind to the order of views."""
+        _, contrasts = self._split(self.mean)
+        return self.within + self.n_images[..., None, None] * _outer(contrasts)
+
+    # ---- derived once, kept --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def total(self) -> Moments:
+        """All folds merged; these moments themselves where there are none."""
+        return self.sum("fold") if "fold" in self.dims else self
+
+    @functools.cached_property
+    def within_factor(self) -> SpdFactor:
+        """Cholesky factor of `within`: the pass needs it to judge its own precision, the metrics to whiten."""
+        return SpdFactor(self.within)
+
+    @functools.cached_property
+    def condition_number(self) -> float:
+        """Condition number (1-norm) of `within` scaled to unit diagonal; inf where it is singular."""
+        if not (self.within.diagonal() > 0).all():
+            return float("inf")
+        try:
+            return self.within_factor.correlation_condition(self.within)
+        except np.linalg.LinAlgError:
+            return float("inf")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    # ---- file ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write to an HDF5 file (readable with h5py; float64)."""
+        from icrkit.io._moments import write_moments
+
+        write_moments(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Moments:
+        """Read what :meth:`save` wrote."""
+        from icrkit.io._moments import read_moments
+
+        moments: Self = read_moments(cls, path)
+        return moments
+
+
+def _outer(rows: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
+    """sum_j r_j r_j^T over the last-but-one axis, (*lead, k, d) to (*lead, d, d), and over ``axis`` where given."""
+    if axis is not None:
+        rows = np.moveaxis(rows, axis, -3)
+        rows = rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
+    return np.swapaxes(rows, -1, -2) @ rows

@@ -1,0 +1,170 @@
+"""Pipeline parts that choose from a cube: a layer and level, the mean over views, a 2-D transformer for every view."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
+from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.validation import check_is_fitted
+
+from icrkit._features import as_features, labelled_like
+from icrkit.cube import Cube
+from icrkit.exceptions import CubeFormatError
+
+__all__ = ["MeanViews", "PerView", "SelectLevel"]
+
+
+class _CubeStep(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
+    """A step whose result is a cube or 3-D: ``set_output`` is accepted and changes nothing."""
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Accepted, so that a Pipeline can pass it on; frames are 2-D and these results are not."""
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Nothing to learn."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class SelectLevel(_CubeStep):
+    """One layer at one noise level of a cube.
+
+    Parameters
+    ----------
+    layer : str, optional
+        May be left out where there is one layer.
+    sigma : float, optional
+        May be left out where there is one level.
+    tolerance : float
+        Relative; a level farther off is an error that lists the levels.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=20, n_features=3, sigmas=[0.1, 1.0], random_state=0)
+    >>> ik.SelectLevel(sigma=1.0).fit_transform(cube).level().shape
+    (20, 2, 3)
+    """
+
+    def __init__(self, layer: str | None = None, sigma: float | None = None, *, tolerance: float = 1e-6) -> None:
+        self.layer = layer
+        self.sigma = sigma
+        self.tolerance = tolerance
+
+    def transform(self, X: Any) -> Cube:
+        """The chosen level, as a Cube that is still lazy.
+
+        Parameters
+        ----------
+        X : Cube, or DataArray (image, view, sigma, feature)
+        """
+        cube = X if isinstance(X, Cube) else Cube(X)
+        chosen = cube.select(layer=self.layer, sigma=self.sigma, tolerance=self.tolerance)
+        chosen.level()  # says which layers and levels there are, where the choice leaves several
+        return chosen
+
+
+class MeanViews(
+    OneToOneFeatureMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
+    """Mean over the views of each image: (image, view, feature) to rows (image, feature).
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=20, n_features=3, random_state=0)
+    >>> ik.MeanViews().fit_transform(cube).shape
+    (20, 3)
+    """
+
+    _sklearn_auto_wrap_output_keys = {"transform"}
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Note the number of features.
+
+        Parameters
+        ----------
+        X : Cube, DataArray or array (image, view, feature)
+        y : ignored
+        """
+        self.n_features_in_ = as_features(X, min_views=1).shape[2]
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Rows (image, feature); a frame under ``set_output``."""
+        check_is_fitted(self)
+        features = as_features(X, min_views=1)
+        if features.shape[2] != self.n_features_in_:
+            raise ValueError(
+                f"X has {features.shape[2]} features, but MeanViews is expecting {self.n_features_in_} features "
+                "as input"
+            )
+        rows = np.concatenate([block.mean(axis=1) for _, block in features.blocks()])
+        return _wrap_data_with_container("transform", rows, rows, self)
+
+
+class PerView(_CubeStep):
+    """Any transformer of 2-D rows, over the feature axis of every view.
+
+    Parameters
+    ----------
+    transformer : estimator
+        Fitted on all views of all images as rows, e.g. ``PCA(64)``.
+
+    Attributes
+    ----------
+    transformer_ : estimator
+
+    Notes
+    -----
+    Fitting sees the images of the training split only, as any step of a Pipeline. Labels are repeated for each view.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> from sklearn.decomposition import PCA
+    >>> cube = ik.datasets.make_cube(n_images=50, n_features=6, random_state=0)
+    >>> ik.PerView(PCA(2)).fit_transform(cube).shape
+    (50, 2, 2)
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the transformer on the rows (image x view, feature) of X.
+
+        Parameters
+        ----------
+        X : Cube, DataArray or array (image, view, feature)
+        y : array (image,), optional
+        """
+        features = as_features(X, min_views=1)
+        n, v, d = features.shape
+        labels = None if y is None else np.repeat(np.asarray(y), v, axis=0)
+        self.transformer_ = clone(self.transformer).fit(features.read().reshape(n * v, d), labels)
+        self.n_features_in_ = d
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """(image, view, n_out): a DataArray for cubes and DataArrays, else an ndarray."""
+        check_is_fitted(self, "transformer_")
+        features = as_features(X, min_views=1)
+        n, v, d = features.shape
+        rows = np.asarray(self.transformer_.transform(features.read().reshape(n * v, d)))
+        if rows.ndim != 2 or len(rows) != n * v:
+            raise CubeFormatError(
+                f"{type(self.transformer).__name__} gave shape {rows.shape} for {n * v} rows; one row each is wanted"
+            )
+        return labelled_like(X, rows.reshape(n, v, -1))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "transformer_")
