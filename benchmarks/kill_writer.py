@@ -171,8 +171,8 @@ def main(kills: int, seed: int, images: int, folder: Path | None) -> None:
         for number, kill in enumerate(run(kills, seed, job, Path(temporary))):
             done.append(kill)
             click.echo(
-                f"{number:4d}  {kill.committed:6d} of {job.n_blocks:3d}     {kill.seconds:6.3f}  {kill.lost_images:14d}  "
-                f"{'yes' if kill.same_bytes else 'NO':10s}  {'yes' if kill.opens else 'NO'}"
+                f"{number:4d}  {kill.committed:6d} of {job.n_blocks:3d}     {kill.seconds:6.3f}  {kill.lost_images:14d}"
+                f"  {'yes' if kill.same_bytes else 'NO':10s}  {'yes' if kill.opens else 'NO'}"
             )
     inside = sum(kill.inside(job) for kill in done)
     same = sum(kill.same_bytes and kill.opens for kill in done)

@@ -98,7 +98,8 @@ def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
     if zero.any():
         warnings.warn(f"{name}: {int(zero.sum())} feature vectors are all zero and stay zero", stacklevel=2)
         norms[zero] = 1.0
-    return np.asarray(block / norms)
+    with np.errstate(invalid="ignore"):  # infinities become NaN, which the caller looks for
+        return np.asarray(block / norms)
 
 
 def as_features(

@@ -168,8 +168,8 @@ class Cube:
                     "a level cube.select(sigma=...), for views and features cube['name'].isel(view=..., feature=...)."
                 )
             key = key[0]
-            if key is Ellipsis:
-                return self
+        if key is Ellipsis:
+            return self
         rows = image_rows(key, self.n_images)
         return Cube._wrap(self._data.isel(image=rows), self._source)
 

@@ -340,7 +340,7 @@ class Moments:
             held += int(count)
             if held >= min_images:
                 current, held = current + 1, 0
-        if held and current:  # what is left over at the end joins the last full fold
+        if current:  # what is left over at the end joins the last full fold
             joined[joined == current] = current - 1
         groups = joined[groups]
         if len(np.unique(groups)) == self.n_folds:

@@ -252,11 +252,11 @@ class Augment:
         return result
 
 
-def Fashion() -> Augment:  # noqa: N802  (reads as the view it makes)
+def Fashion() -> Augment:
     """Views of Fashion-MNIST at 16 x 16: flip, shift 2, 12 degrees, 10 % in size, 30 % in tone."""
     return Augment()
 
 
-def Digits() -> Augment:  # noqa: N802
+def Digits() -> Augment:
     """Views of the 8 x 8 digits: as `Fashion`, without flip (a mirrored digit is none) and with shift 1."""
     return Augment(flip=False, shift=1)

@@ -62,6 +62,8 @@ def _float32_suffices(moments: Moments) -> bool:
     # Squares near the ends of float32's range lose digits whatever the conditioning. Exact zeros are constant features,
     # which the metric refuses or drops.
     varying = scale > 0
+    if not varying.any():
+        return False
     if not ((scale[varying] > 1e-30) & (scale[varying] < 1e30)).all() or not np.isfinite(scale).all():
         return False
     if not varying.all():

@@ -91,6 +91,7 @@ class _Bin:
         return mean
 
 
+@np.errstate(invalid="ignore", over="ignore")  # NaN and infinity are looked for once, in the sums
 def accumulate(features: Features, folds: NDArray[np.int64] | None, n_folds: int, products: str = "float64") -> Moments:
     """One pass over ``features``; see :class:`icrkit.Moments` for what comes out.
 

@@ -85,12 +85,10 @@ def _check_dataset(dataset: h5py.Dataset, name: str, path: str, file_bytes: int)
     strange = [code for code in codes if code not in _FILTERS]
     if strange:
         raise CubeUnsafeError(f"{path}: {name!r} is stored with filter {strange[0]}, which would load a plugin")
-    if dataset.ndim < 2:
-        declared = dataset.size or 0
-    else:
-        declared = int(np.prod([int(n) for n in dataset.shape], dtype=object)) * dataset.dtype.itemsize
+    declared = int(np.prod([int(n) for n in dataset.shape or ()], dtype=object)) * dataset.dtype.itemsize
     most = file_bytes * (_MOST_DEFLATED if 1 in codes else 1)
-    is_dimension = dataset.is_scale and dataset.id.get_storage_size() == 0  # netCDF dims hold no values
+    # A netCDF dimension without a variable holds no values.
+    is_dimension = dataset.ndim == 1 and dataset.is_scale and dataset.id.get_storage_size() == 0
     if declared > most and not is_dimension:
         raise CubeTooLargeError(f"{path}: {name!r} declares {words(declared)}, and the file has {words(file_bytes)}")
     if dataset.chunks and int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize > _MOST_CHUNK:

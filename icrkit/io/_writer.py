@@ -275,6 +275,9 @@ class CubeWriter:
         blocks = range(block, self._layout.n_blocks(self._shard))
         return next((b for b in blocks if self._is_open(b)), None)
 
+    def _stored_ids(self, block: int) -> list[Any]:
+        return (self._lines[block].ids or []) if block < len(self._lines) else []
+
     def _new_block(self) -> None:
         self._block = -1
         self._ids: list[Any] = []
@@ -304,19 +307,20 @@ class CubeWriter:
             target = self._layout.block_range(self._shard, block)
             take = slice(at, at + min(target.stop - position, len(ids) - at))
             moved = position + take.stop - take.start
-            if self._is_open(block):
+            stored = self._stored_ids(block)[position - target.start :][: take.stop - take.start]
+            same = not stored or stored == ids[take]
+            if self._is_open(block) and same:
                 plan.append((block, position - target.start, take))
                 fresh += ids[take]
-            else:
-                stored = (self._lines[block].ids or [])[position - target.start :][: take.stop - take.start]
-                if stored != ids[take]:
-                    after = self._next_open(block)
-                    if position != target.start or ids[at] in self._known or after is None:
-                        raise CubeFormatError(
-                            f"image {ids[at]!r} is not image {position} of {self.path}, which is {stored[:1]}: append "
-                            "in the same order as before"
-                        )
-                    moved, take = self._layout.block_range(self._shard, after).start, slice(at, at)
+            elif not same:
+                after = self._next_open(block)
+                jumps = position == target.start and ids[at] not in self._known and after not in (None, block)
+                if not jumps or after is None:
+                    raise CubeFormatError(
+                        f"image {ids[at]!r} is not image {position} of {self.path}, which is {stored[0]!r}: append in "
+                        "the same order as before"
+                    )
+                moved, take = self._layout.block_range(self._shard, after).start, slice(at, at)
             at, position = take.stop, moved
         repeated = [i for i in fresh if i in self._known] if len(set(fresh)) == len(fresh) else _repeats(fresh)
         if repeated:
@@ -342,8 +346,6 @@ class CubeWriter:
         features = {name: self._buffer(name)[:, :size] for name in layout.layers}
         data = encode_block(layout, shard, block, self._ids, labels, features)
         line = Line(block, size, len(data), hashlib.sha256(data).hexdigest(), self._ids, labels)
-        if block < len(self._lines) and self._lines[block].ids not in (None, self._ids):
-            raise CubeFormatError(f"block {block} of {self.path} held other images: append in the same order as before")
         try:
             write_file(self.path / layout.part_name(shard, block), data)
             self._note(line)

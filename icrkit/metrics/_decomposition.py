@@ -216,6 +216,11 @@ class ResidualModel:
         # The factor is of the scatter, m times the covariance.
         return [self.dof * trace for trace in self._factor.traces(*others)]
 
+    def trace_powers(self, other: Matrix) -> tuple[float, float]:
+        """Tr(P A) and Tr(P A P A) for a symmetric A, in the precision of the products (2 d^3 flops)."""
+        first, second = self._factor.trace_powers(other, self._moments.products)
+        return self.dof * first, self.dof**2 * second
+
     def trace_inverse(self) -> float:
         """Tr P."""
         return self.dof * float(np.trace(self._factor.inverse_lower()))

@@ -15,14 +15,13 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import Features
 from icrkit.cube import Cube
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
-from icrkit.linalg import SpdFactor, subtract_outer
+from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._base import FeatureTransformer
+from icrkit.metrics._crossfit import Crossfit, crossfit
 from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
@@ -30,71 +29,14 @@ from icrkit.metrics._decomposition import (
     enough_images,
     invariant_covariance,
     residual_covariance,
-    resolve_centering,
     traces,
 )
 from icrkit.metrics._fisher import fisher_spectrum
-from icrkit.moments import Moments, helmert
+from icrkit.moments import Moments
 
-__all__ = ["Crossfit", "ICREstimator", "crossfit", "held_out_snr", "icr", "plug_in_snr"]
+__all__ = ["ICREstimator", "held_out_snr", "icr", "plug_in_snr"]
 
 CORRECTIONS = ("none", "gaussian", "crossfit")
-
-
-@dataclasses.dataclass(frozen=True)
-class Crossfit:
-    """Cross-fitted mean SNR, with its delete-a-fold replicates.
-
-    Attributes
-    ----------
-    mean_snr : float
-        R; may be negative where there is hardly any signal.
-    n_views, n_folds : int
-    log_q : ndarray (n_folds,)
-        log(Tr(P_-g B_-g)/d) without fold g: replicates of log Q, Q = R + 1/V.
-    """
-
-    mean_snr: float
-    n_views: int
-    log_q: NDArray[np.float64]
-
-    @property
-    def icr(self) -> float:
-        """1/(1 + R)."""
-        return 1.0 / (1.0 + self.mean_snr)
-
-    @property
-    def n_folds(self) -> int:
-        """G."""
-        return len(self.log_q)
-
-    @property
-    def q(self) -> float:
-        """Q = R + 1/V, always positive."""
-        return self.mean_snr + 1.0 / self.n_views
-
-    @property
-    def standard_error(self) -> float:
-        """Delete-a-fold jackknife standard error of log Q."""
-        return jackknife_error(self.log_q)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Confidence interval of ICR, (low, high).
-
-        Notes
-        -----
-        Symmetric on log Q with a t quantile of n_folds - 1 degrees of freedom, then mapped by
-        ICR = 1/(1 + Q - 1/V). On log R the coverage would fall to one half as R goes to 0.
-        """
-        half = stats.t.ppf(0.5 + confidence / 2, self.n_folds - 1) * self.standard_error
-        low, high = (1.0 / (1.0 + self.q * np.exp(step) - 1.0 / self.n_views) for step in (half, -half))
-        return float(low), float(high)
-
-
-def jackknife_error(replicates: NDArray[np.float64]) -> float:
-    """Standard error from delete-a-group values: sqrt((G-1)/G sum (x_g - mean)^2)."""
-    g = len(replicates)
-    return float(np.sqrt((g - 1) / g * np.square(replicates - replicates.mean()).sum()))
 
 
 def icr(
@@ -185,113 +127,6 @@ def plug_in_snr(
         factor = (m - d - 1) / m
     (trace,) = model.traces(moments.between)
     return factor * trace / int(moments.n_images - 1) / d - 1.0 / moments.n_views
-
-
-def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> Crossfit:
-    """Mean SNR with the inverse residual covariance from the other folds, and its replicates.
-
-    Parameters
-    ----------
-    moments : Moments
-        With leading axis "fold" (``Moments.from_cube(X, n_folds=10)``).
-    regularization : float
-        tau, from the training images' W.
-    residual_centering : {"view", "none"}
-
-    Returns
-    -------
-    Crossfit
-
-    Raises
-    ------
-    NotEnoughDataError
-        No folds, or too few images outside a fold: m <= d.
-
-    Notes
-    -----
-    With P_k the inverse of the residual covariance without fold k, and B_k, W_k of fold k:
-    R = sum_k n_k Tr(P_k (B_k - W_k/V)) / sum_k n_k Tr(P_k (W_k + tau_k I)). The inflation of P_k appears in numerator
-    and denominator alike and cancels where E[W^-1] is proportional to Sigma_xi^-1. Moments of the other folds are the
-    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold.
-    """
-    if "fold" not in moments.dims:
-        raise NotEnoughDataError("cross-fitting needs moments with folds: Moments.from_cube(X, n_folds=10)")
-    moments = moments.usable_folds()
-    if moments.n_folds < 2:
-        raise NotEnoughDataError(
-            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images"
-        )
-    total = moments.total
-    least = int(total.n_images - moments.n_images.max())
-    d, v = moments.n_features, moments.n_views
-    lost = 1 if resolve_centering(moments, residual_centering) == "view" else 0
-    m = (least - lost) * (v - 1)
-    if m <= d and regularization == 0:
-        raise NotEnoughDataError(
-            f"cross-fitting needs more images: without its largest fold m = {m} residual degrees of freedom are left "
-            f"for d = {d} features. Use more images or views, fewer features, or regularization > 0."
-        )
-    numerator = denominator = 0.0
-    log_q = np.empty(moments.n_folds)
-    for k in range(moments.n_folds):
-        fold = _FoldTraces(total, moments.select(fold=k), regularization, residual_centering)
-        numerator += fold.n_images * (fold.between - fold.residual / v)
-        denominator += fold.n_images * (fold.residual + fold.tau)
-        log_q[k] = np.log(fold.between_others / d)
-    return Crossfit(numerator / denominator, v, log_q)
-
-
-class _FoldTraces:
-    """Traces under P, the inverse residual covariance of all images outside one fold.
-
-    The between scatter of the other images is never formed: its trace follows from those of the total and the fold.
-    """
-
-    def __init__(self, total: Moments, fold: Moments, regularization: float, residual_centering: str) -> None:
-        n, n_k, v, d = int(total.n_images), int(fold.n_images), total.n_views, total.n_features
-        n_others = n - n_k
-        others_mean = (n * total.mean - n_k * fold.mean) / n_others
-        delta = fold.mean - others_mean
-        pull = n_k * n_others / n  # weight of the difference of means in a merge
-        centred = resolve_centering(total, residual_centering) == "view"
-        m_others, m_fold = ((count - centred) * (v - 1) for count in (n_others, n_k))
-
-        # Scatters are symmetric: their transposes are the same matrices in the order LAPACK works in. Where the
-        # products are float32 so is the inverse: its error is of the same order, u * cond, and it costs half.
-        scatter = np.empty((d, d), dtype=total.products, order="F")
-        np.subtract(total.within.T, fold.within.T, out=scatter, casting="same_kind")
-        contrasts = helmert(v)
-        subtract_outer(scatter, contrasts @ delta, pull)
-        if not centred:
-            subtract_outer(scatter, contrasts @ others_mean, -float(n_others))
-        tau = regularization * float(np.trace(scatter)) / m_others / len(scatter)
-        if tau:
-            scatter[np.diag_indices_from(scatter)] += tau * m_others
-        try:
-            factor = SpdFactor(scatter, overwrite=True)
-        except np.linalg.LinAlgError:
-            raise IllConditionedError(
-                f"the residual covariance without one fold is not positive definite: m = {m_others}, "
-                f"d = {len(scatter)}. Use more images, fewer features, or regularization > 0."
-            ) from None
-        grand = delta.mean(axis=0)
-        # P = m_others * inverse of the scatter.
-        in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
-        inverse = factor.inverse_lower()
-        pulled = _quadratic(inverse, grand[None, :])
-        if not centred:
-            residual += n_k * _quadratic(inverse, contrasts @ fold.mean)
-        self.n_images = n_k
-        self.between = m_others * in_fold / (n_k - 1)
-        self.residual = m_others * residual / m_fold
-        self.between_others = m_others * (in_total - in_fold - pull * pulled) / (n_others - 1)
-        self.tau = tau * m_others * float(np.trace(inverse)) if tau else 0.0
-
-
-def _quadratic(lower: Matrix, rows: NDArray[np.float64]) -> float:
-    """sum_j r_j^T A r_j for the symmetric A with this lower triangle and zeros above."""
-    product = rows @ lower  # counts each pair once
-    return float(2.0 * (product * rows).sum() - (np.square(rows) @ lower.diagonal()).sum())
 
 
 def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str = "view") -> float:

@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
+from icrkit.metrics._crossfit import Crossfit, crossfit, jackknife_error
 from icrkit.metrics._decomposition import ResidualModel
-from icrkit.metrics._icr import Crossfit, crossfit, jackknife_error, plug_in_snr
+from icrkit.metrics._icr import plug_in_snr
 from icrkit.moments import Moments
 
 __all__ = ["SemanticWindow", "best_levels", "window_around"]

@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from icrkit_extractors import noise
+from icrkit_extractors.models.denoiser import edm_loss
 
 
 @pytest.fixture
@@ -33,9 +35,6 @@ def test_edm_is_the_formula(draws, sigma, sigma_data):
 
 
 def test_edm_input_is_what_training_saw(draws):
-    torch = pytest.importorskip("torch")
-    from icrkit_extractors.models.denoiser import edm_loss
-
     seen = []
 
     def net(x, c_noise):

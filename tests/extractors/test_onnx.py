@@ -128,7 +128,7 @@ def test_outputs_that_are_no_features(shapes):
     x = np.zeros((3, 2, 4, 6), np.float32)
     with pytest.raises(ValueError, match=r"'video' gives shape \(3, 2, 2, 2, 6\).*use 'none'"):
         OnnxSource(shapes, layers=["video"])(x)
-    with pytest.raises(ValueError, match="'total' gives shape .* first axis must be the image"):
+    with pytest.raises(ValueError, match=r"'total' gives shape .* first axis must be the image"):
         OnnxSource(shapes, layers=["total"])(x)
 
 
@@ -243,7 +243,7 @@ def test_nan_names_the_layer_and_row(tmp_path, pool):
     )
     x = np.ones((5, 2, 4, 6), np.float32)
     x[3, 1, 2, 2] = -1
-    with pytest.raises(NonFiniteError, match="layer 'log' .* in 1 of 5 rows, first in row 3"):
+    with pytest.raises(NonFiniteError, match=r"layer 'log' .* in 1 of 5 rows, first in row 3"):
         OnnxSource(path, pool=pool)(x)
     x[3, 1, 2, 2] = 0
     with pytest.raises(NonFiniteError, match="layer 'log'"):

@@ -280,7 +280,7 @@ def test_nan_says_where_and_is_not_written(images, tmp_path):
     again = Pixels()
     same(go(again, images, out=tmp_path / "a.cube", batch_size=4), go(Pixels(), images, batch_size=4))
     assert again.calls == 1 + 60 - 12
-    with pytest.raises(NonFiniteError, match="view 0, sigma 0.1, images 0 to 15"):
+    with pytest.raises(NonFiniteError, match=r"view 0, sigma 0\.1, images 0 to 15"):
         go(Pixels(nan_at=2), images)
 
 
@@ -395,5 +395,5 @@ def test_widths_that_change_are_refused(images):
         def config(self):
             return {"source": "Growing"}
 
-    with pytest.raises(ValueError, match="widths {'h': 2}, and {'h': 1} before"):
+    with pytest.raises(ValueError, match=r"widths \{'h': 2\}, and \{'h': 1\} before"):
         go(Growing(), images)

@@ -1,0 +1,51 @@
+"""The look that all displays share: few colours, thin frames, plain numbers on the axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icrkit.exceptions import MissingDependencyError
+
+# Each colour occurs for one purpose only, so that a page can exchange it for a dark one. Their lightness differs too:
+# curves stay apart when printed in grey.
+INK = "#1b1f24"
+MUTED = "#5c6670"
+FAINT = "#c9ced4"
+PAPER = "#fefefe"
+ACCENT = "#1c5d99"
+WARM = "#b8501e"
+COLORS = {"ink": INK, "muted": MUTED, "faint": FAINT, "paper": PAPER, "accent": ACCENT, "warm": WARM}
+
+TEXT_SIZE = 9.0
+SMALL_TEXT = 8.0
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, or an error that says how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingDependencyError('plots need matplotlib: pip install "icrkit[plot]"') from error
+    return plt
+
+
+def plain(value: float) -> str:
+    """A number as people write it: 0.057, not 5.7e-2."""
+    return f"{value:.3g}" if 1e-4 <= abs(value) < 1e6 or value == 0 else f"{value:.0e}"
+
+
+def dress(ax: Any, title: str) -> None:
+    """Title at the left in place of a turned axis label; no box."""
+    ax.set_title(title, loc="left", fontsize=TEXT_SIZE + 1, color=INK, pad=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(MUTED)
+    ax.tick_params(which="both", colors=MUTED, labelsize=SMALL_TEXT, width=0.8)
+    ax.set_facecolor("none")
+
+
+def plain_log_axis(axis: Any) -> None:
+    """Decades as plain numbers, ticks between them without."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, position: plain(value)))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,180 @@
+"""Factors, traces and eigenvalues of symmetric positive definite matrices, against numpy and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icrkit.linalg import SpdFactor, add_lower, generalized_eigh, mirror_lower, subtract_outer
+
+PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+SIZES = st.sampled_from([1, 2, 3, 17, 127, 128, 129, 200])
+
+
+def spd(d: int, seed: int = 0, cond: float = 100.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    matrix = (q * np.geomspace(1.0, cond, d)) @ q.T
+    return (matrix + matrix.T) / 2
+
+
+# ---- closed form ----------------------------------------------------------------------------------------------------
+
+
+def test_factor_of_a_known_matrix():
+    factor = SpdFactor(np.array([[4.0, 2.0], [2.0, 5.0]]))
+    np.testing.assert_allclose(factor.lower, [[2.0, 0.0], [1.0, 2.0]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(factor.whiten(np.array([[2.0, 5.0]])), [[1.0, 2.0]], atol=1e-15)
+    assert factor.log_det() == pytest.approx(np.log(16.0), rel=1e-15)
+    # A^-1 = [[5, -2], [-2, 4]] / 16
+    np.testing.assert_allclose(factor.inverse_lower(), np.array([[5.0, 0.0], [-2.0, 4.0]]) / 16, atol=1e-16)
+    assert factor.traces(np.eye(2), np.array([[1.0, 3.0], [3.0, -2.0]])) == pytest.approx([9 / 16, -15 / 16], rel=1e-14)
+
+
+def test_condition_number_of_a_known_matrix():
+    matrix = np.array([[1.0, 0.5], [0.5, 1.0]])  # 1-norm 1.5, of the inverse 2
+    assert SpdFactor(matrix).correlation_condition(matrix) == pytest.approx(3.0, rel=1e-12)
+    assert SpdFactor(np.diag([1e-9, 1e9])).correlation_condition(np.diag([1e-9, 1e9])) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_generalized_eigenvalues_of_a_known_pair():
+    values, vectors = generalized_eigh(np.diag([2.0, 9.0, -1.0]), np.diag([4.0, 1.0, 1.0]))
+    np.testing.assert_allclose(values, [9.0, 0.5, -1.0], rtol=1e-14)
+    np.testing.assert_allclose(vectors, [[0.0, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], atol=1e-14)
+
+
+# ---- against numpy and scipy ----------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(d=SIZES, seed=st.integers(0, 99))
+def test_factor_equals_numpy(d, seed):
+    matrix = spd(d, seed)
+    rows = np.random.default_rng(seed).standard_normal((5, d))
+    other = spd(d, seed + 1) - spd(d, seed + 2)
+    factor = SpdFactor(matrix)
+    lower = np.linalg.cholesky(matrix)
+    np.testing.assert_allclose(factor.lower, lower, atol=1e-11)
+    np.testing.assert_allclose(factor.whiten(rows), np.linalg.solve(lower, rows.T).T, atol=1e-10)
+    np.testing.assert_allclose(factor.log_det(), np.linalg.slogdet(matrix)[1], rtol=1e-12, atol=1e-12)
+    for given_order in (other, np.asfortranarray(other)):
+        np.testing.assert_allclose(
+            factor.traces(given_order, matrix), [np.trace(np.linalg.inv(matrix) @ other), d], rtol=1e-9, atol=1e-9
+        )
+
+
+@PROPERTY
+@given(d=st.integers(2, 40), seed=st.integers(0, 99), log_cond=st.floats(0, 8), spread=st.floats(0, 6))
+def test_condition_number_is_near_the_exact_one_and_blind_to_units(d, seed, log_cond, spread):
+    matrix = spd(d, seed, 10**log_cond)
+    unit = 1 / np.sqrt(matrix.diagonal())
+    exact = np.linalg.cond(matrix * unit[:, None] * unit, 1)
+    found = SpdFactor(matrix).correlation_condition(matrix)
+    # LAPACK's estimate is a lower bound, hardly ever off by more than 3.
+    assert exact / 3 <= found <= exact * (1 + 1e-6)
+    scale = np.geomspace(10**-spread, 10**spread, d)
+    scaled = matrix * scale[:, None] * scale
+    assert SpdFactor(scaled).correlation_condition(scaled) == pytest.approx(found, rel=1e-5)
+
+
+@PROPERTY
+@given(d=SIZES, seed=st.integers(0, 99), keep=st.integers(1, 200))
+def test_generalized_eigh_equals_scipy(d, seed, keep):
+    a, m = spd(d, seed) - 10 * np.eye(d), spd(d, seed + 1)
+    values, vectors = generalized_eigh(a, m)
+    np.testing.assert_allclose(values, scipy.linalg.eigh(a, m, eigvals_only=True)[::-1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(vectors.T @ m @ vectors, np.eye(d), atol=1e-9)
+    np.testing.assert_allclose(a @ vectors, m @ vectors * values, atol=1e-8)
+    largest = np.abs(vectors).argmax(axis=0)
+    assert (vectors[largest, np.arange(d)] > 0).all()
+    few, few_vectors = generalized_eigh(a, m, keep)
+    assert few.shape == (min(keep, d),) and few_vectors.shape == (d, min(keep, d))
+    np.testing.assert_allclose(few, values[:keep], rtol=1e-9, atol=1e-9)
+
+
+# ---- triangles ------------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(d=st.integers(1, 300), seed=st.integers(0, 99), order=st.sampled_from("CF"))
+def test_mirror_lower(d, seed, order):
+    matrix = np.asarray(np.random.default_rng(seed).standard_normal((d, d)), order=order)
+    want = np.tril(matrix) + np.tril(matrix, -1).T
+    result = mirror_lower(matrix)
+    assert result is matrix
+    np.testing.assert_array_equal(result, want)
+
+
+@PROPERTY
+@given(d=st.integers(1, 300), seed=st.integers(0, 99), dtype=st.sampled_from(["float32", "float64"]))
+def test_add_lower_adds_the_lower_triangle_in_float64(d, seed, dtype):
+    rng = np.random.default_rng(seed)
+    total, part = rng.standard_normal((d, d)), rng.standard_normal((d, d)).astype(dtype)
+    want = np.tril(total + part.astype(np.float64))
+    add_lower(total, part)
+    np.testing.assert_array_equal(np.tril(total), want)
+
+
+@PROPERTY
+@given(d=st.integers(1, 150), k=st.integers(1, 4), seed=st.integers(0, 99), weight=st.floats(-10, 10))
+def test_subtract_outer_works_in_place_on_the_lower_triangle(d, k, seed, weight):
+    rng = np.random.default_rng(seed)
+    matrix, vectors = np.asfortranarray(spd(d, seed)), rng.standard_normal((k, d))
+    upper = np.triu(matrix, 1).copy()
+    want = np.tril(matrix - weight * vectors.T @ vectors)
+    result = subtract_outer(matrix, vectors, weight)
+    assert np.shares_memory(result, matrix)
+    np.testing.assert_allclose(np.tril(result), want, atol=1e-10)
+    np.testing.assert_array_equal(np.triu(result, 1), upper)
+
+
+# ---- invariance -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_lower_triangle_is_read():
+    matrix = spd(6)
+    spoiled = np.tril(matrix) + np.triu(np.full((6, 6), np.nan), 1)
+    np.testing.assert_array_equal(SpdFactor(spoiled).lower, SpdFactor(matrix).lower)
+
+
+def test_the_matrix_is_left_as_it_was_unless_overwritten():
+    for order in "CF":
+        matrix = np.asarray(spd(20), order=order)
+        kept = matrix.copy()
+        factor = SpdFactor(matrix)
+        factor.traces(kept, consume=True)
+        np.testing.assert_array_equal(matrix, kept)
+    matrix = np.asfortranarray(spd(20))
+    lower = SpdFactor(matrix, overwrite=True).lower
+    assert np.shares_memory(lower, matrix)
+    np.testing.assert_allclose(lower, np.linalg.cholesky(spd(20)), atol=1e-12)
+
+
+def test_a_float32_factor_is_right_to_its_own_precision():
+    matrix, other = spd(50, cond=10.0), spd(50, 1)
+    factor = SpdFactor(matrix.astype(np.float32))
+    assert factor.lower.dtype == np.float32
+    (found,) = factor.traces(other)
+    assert found == pytest.approx(np.trace(np.linalg.solve(matrix, other)), rel=6e-8 * 10 * 10)
+
+
+# ---- degenerate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("diagonal", "order"), [([1.0, 1.0, -1.0, 1.0], 3), ([0.0, 1.0], 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_not_positive_definite_names_the_leading_minor(diagonal, order, dtype):
+    with pytest.raises(np.linalg.LinAlgError, match=f"order {order} is not positive definite"):
+        SpdFactor(np.diag(diagonal).astype(dtype))
+
+
+def test_a_consumed_factor_says_so():
+    factor = SpdFactor(spd(4))
+    inverse = factor.inverse_lower(consume=True)
+    np.testing.assert_allclose(inverse, np.tril(np.linalg.inv(spd(4))), atol=1e-13)
+    with pytest.raises(RuntimeError, match="consumed"):
+        _ = factor.lower
+    assert factor.traces(spd(4)) == pytest.approx([4.0], rel=1e-12)
