@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import click
@@ -56,6 +57,7 @@ class Kill:
     committed: int
     seconds: float
     signal: int
+    uncommitted_images: int
     lost_images: int
     same_bytes: bool
     opens: bool
@@ -71,8 +73,8 @@ def features(job: Job, image: int, width: int) -> NDArray[np.float32]:
     return rng.standard_normal((N_VIEWS, len(SIGMAS), width), dtype=np.float32)
 
 
-def write(path: str, job: Job) -> None:
-    """Write the store, or what is missing of it."""
+def write(path: str, job: Job, appended: Synchronized[int] | None = None) -> None:
+    """Write the store, or what is missing of it; counts the images whose append has returned."""
     with CubeWriter(
         path, LAYERS, SIGMAS, N_VIEWS, job.n_images, block_size=job.block_size, attrs={"seed": job.seed}
     ) as writer:
@@ -80,6 +82,8 @@ def write(path: str, job: Job) -> None:
             images = range(first, min(first + job.batch, job.n_images))
             block = {name: np.stack([features(job, i, d) for i in images]) for name, d in LAYERS.items()}
             writer.append([f"image-{i:05d}" for i in images], block, labels=[i % 10 for i in images])
+            if appended is not None:
+                appended.value = images.stop
 
 
 def committed_blocks(path: Path) -> int:
@@ -95,9 +99,11 @@ def contents(path: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir())}
 
 
-def start(context: ForkServerContext, path: Path, job: Job) -> ForkServerProcess:
+def start(
+    context: ForkServerContext, path: Path, job: Job, appended: Synchronized[int] | None = None
+) -> ForkServerProcess:
     """Start a writer in a process of its own."""
-    process = context.Process(target=write, args=(str(path), job))
+    process = context.Process(target=write, args=(str(path), job, appended))
     process.start()
     return process
 
@@ -117,7 +123,8 @@ def kill_once(
 ) -> Kill:
     """Kill a writer `delay` seconds after it has committed `blocks` blocks; resume; compare."""
     begin = time.perf_counter()
-    process = start(context, path, job)
+    appended = context.Value("q", 0, lock=False)
+    process = start(context, path, job, appended)
     while committed_blocks(path) < blocks and process.exitcode is None:
         time.sleep(0.0002)
     time.sleep(delay)
@@ -126,14 +133,15 @@ def kill_once(
     seconds = time.perf_counter() - begin
     code = process.exitcode or 0
     committed = committed_blocks(path)
-    # The stream of appends got at most one block beyond the manifest; what the next writer asks for again says it.
     with CubeWriter(
         path, LAYERS, SIGMAS, N_VIEWS, job.n_images, block_size=job.block_size, attrs={"seed": job.seed}
     ) as writer:
-        lost = min(committed * job.block_size, job.n_images) - writer.done_images
+        done = writer.done_images
     run_to_end(context, path, job)
     opens = verify(path) == job.n_blocks and len(open_cube(path)) == job.n_images
-    return Kill(committed, seconds, -code if code < 0 else 0, lost, contents(path) == reference, opens)
+    lost = min(committed * job.block_size, job.n_images) - done
+    in_flight = max(0, appended.value - done)
+    return Kill(committed, seconds, -code if code < 0 else 0, in_flight, lost, contents(path) == reference, opens)
 
 
 def run(kills: int, seed: int, job: Job, folder: Path) -> Iterator[Kill]:
@@ -166,22 +174,25 @@ def main(kills: int, seed: int, images: int, folder: Path | None) -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         click.echo(f"{job.n_images} images, {job.n_blocks} blocks of {job.block_size}, {kills} kills, seed {seed}")
-        click.echo("kill  blocks committed  at s    committed lost  same bytes  opens and verifies")
+        click.echo("kill  blocks committed  at s    appended, in no block  same bytes  opens and verifies")
         done = []
         for number, kill in enumerate(run(kills, seed, job, Path(temporary))):
             done.append(kill)
             click.echo(
-                f"{number:4d}  {kill.committed:6d} of {job.n_blocks:3d}     {kill.seconds:6.3f}  {kill.lost_images:14d}"
-                f"  {'yes' if kill.same_bytes else 'NO':10s}  {'yes' if kill.opens else 'NO'}"
+                f"{number:4d}  {kill.committed:6d} of {job.n_blocks:3d}     {kill.seconds:6.3f}  "
+                f"{kill.uncommitted_images:21d}  {'yes' if kill.same_bytes else 'NO':10s}  "
+                f"{'yes' if kill.opens else 'NO'}"
             )
     inside = sum(kill.inside(job) for kill in done)
     same = sum(kill.same_bytes and kill.opens for kill in done)
     lost = sum(kill.lost_images for kill in done)
+    most = max(kill.uncommitted_images for kill in done)
     click.echo(
         f"{len(done)} killed, {inside} of them inside the writing; {same} resumed to the bytes of an undisturbed run; "
-        f"{lost} committed images lost; {time.perf_counter() - begin:.0f} s"
+        f"{lost} committed images lost, at most {most} appended ones ({job.block_size} are a block); "
+        f"{time.perf_counter() - begin:.0f} s"
     )
-    if same < len(done) or lost:
+    if same < len(done) or lost or most >= job.block_size:
         raise SystemExit(1)
 
 

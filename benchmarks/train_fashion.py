@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+
 from icrkit_extractors.models.denoiser import SmallUNet, edm_loss, train
 
 LAYERS = ("mid", "dec.16x16_block0")
@@ -69,9 +70,7 @@ def fixed_loss(net: SmallUNet, images: np.ndarray, seed: int = 1) -> float:
     x0 = torch.from_numpy(to_unit(images))
     log_sigma = -1.2 + 1.2 * torch.randn(len(x0), generator=generator)
     noise = torch.randn(x0.shape, generator=generator)
-    parts = [
-        edm_loss(net, *batch) for batch in zip(x0.split(250), log_sigma.split(250), noise.split(250), strict=True)
-    ]
+    parts = [edm_loss(net, *batch) for batch in zip(x0.split(250), log_sigma.split(250), noise.split(250), strict=True)]
     return float(torch.cat(parts).mean())
 
 

@@ -76,7 +76,8 @@ class Features:
     def raise_non_finite(self) -> None:
         """Find every NaN and infinity, and raise with the first one's place; return where there is none."""
         count, first = 0, None
-        for start, block in self.blocks():
+        # As they are stored: unit length would spread one NaN over its whole vector.
+        for start, block in dataclasses.replace(self, normalize=None).blocks():
             bad = ~np.isfinite(block)
             if bad.any():
                 count += int(bad.sum())
@@ -147,7 +148,7 @@ def as_features(
             f"{found.name} has {v} view(s) an image; at least {min_views} are needed, because the residual is what "
             "differs between views of one image. Extract with n_views=2 or more."
         )
-    return dataclasses.replace(found, normalize=normalize)
+    return dataclasses.replace(found, normalize=normalize or found.normalize)
 
 
 def n_levels(X: Any) -> NDArray[np.float64] | None:

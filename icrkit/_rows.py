@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from icrkit._contract import WANTED
 from icrkit.exceptions import CubeFormatError
 
 
@@ -19,6 +21,42 @@ def to_numpy(given: Any) -> NDArray[Any]:
             given = given.float()
         return np.asarray(given.numpy())
     return np.asarray(given)
+
+
+def layers_and_levels(
+    layers: Mapping[str, ArrayLike] | ArrayLike, sigmas: ArrayLike | None
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:
+    """Layers as (image, view, sigma, feature) that agree with one another, and their noise levels."""
+    if not isinstance(layers, Mapping):
+        layers = {"features": layers}
+    if not layers:
+        raise CubeFormatError("a cube needs at least one layer: from_arrays({'mid': array})")
+    levels = None if sigmas is None else np.atleast_1d(np.asarray(sigmas, dtype=np.float64))
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, given in layers.items():
+        array = to_numpy(given)
+        if array.ndim == 3:
+            array = array[:, :, np.newaxis, :]
+        if array.ndim != 4:
+            raise CubeFormatError(
+                f"layer {name!r} has shape {array.shape}; wanted {WANTED} or (image, view, feature). "
+                "Rows (row, feature) go through from_rows."
+            )
+        arrays[str(name)] = array
+    first = next(iter(arrays))
+    head = arrays[first].shape[:3]
+    for name, array in arrays.items():
+        if array.shape[:3] != head:
+            raise CubeFormatError(
+                f"layers {first!r} and {name!r} differ in (image, view, sigma): {head} and {array.shape[:3]}"
+            )
+    if levels is None:
+        if head[2] != 1:
+            raise CubeFormatError(f"layer {first!r} has {head[2]} levels; say which: from_arrays(..., sigmas=[...])")
+        levels = np.array([np.nan])
+    if levels.shape != (head[2],):
+        raise CubeFormatError(f"sigmas has {levels.size} levels and layer {first!r} {head[2]} on its sigma axis")
+    return arrays, levels
 
 
 def common_count(ids: NDArray[Any], counts: NDArray[np.intp], n_views: int | None) -> int:

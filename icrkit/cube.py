@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from icrkit._contract import (
     AXES,
     SIGMA_TOLERANCE,
-    WANTED,
     as_dataset,
     checked,
     feature_dim,
@@ -26,7 +25,7 @@ from icrkit._contract import (
     listed,
     source_of,
 )
-from icrkit._rows import common_count, labels_by_image, to_numpy
+from icrkit._rows import common_count, labels_by_image, layers_and_levels, to_numpy
 from icrkit.exceptions import CubeFormatError
 
 __all__ = ["Cube", "from_arrays", "from_rows"]
@@ -316,42 +315,15 @@ def from_arrays(
     >>> from_arrays(np.zeros((4, 2, 8)), sigmas=0.3).shape
     (4, 2, 1, 8)
     """
-    if not isinstance(layers, Mapping):
-        layers = {"features": layers}
-    if not layers:
-        raise CubeFormatError("a cube needs at least one layer: from_arrays({'mid': array})")
-    levels = None if sigmas is None else np.atleast_1d(np.asarray(sigmas, dtype=np.float64))
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, given in layers.items():
-        array = to_numpy(given)
-        if array.ndim == 3:
-            array = array[:, :, np.newaxis, :]
-        if array.ndim != 4:
-            raise CubeFormatError(
-                f"layer {name!r} has shape {array.shape}; wanted {WANTED} or (image, view, feature). "
-                "Rows (row, feature) go through from_rows."
-            )
-        arrays[str(name)] = array
-    first = next(iter(arrays))
-    head = arrays[first].shape[:3]
-    for name, array in arrays.items():
-        if array.shape[:3] != head:
-            raise CubeFormatError(
-                f"layers {first!r} and {name!r} differ in (image, view, sigma): {head} and {array.shape[:3]}"
-            )
-    if levels is None:
-        if head[2] != 1:
-            raise CubeFormatError(f"layer {first!r} has {head[2]} levels; say which: from_arrays(..., sigmas=[...])")
-        levels = np.array([np.nan])
-    if levels.shape != (head[2],):
-        raise CubeFormatError(f"sigmas has {levels.size} levels and layer {first!r} {head[2]} on its sigma axis")
+    arrays, levels = layers_and_levels(layers, sigmas)
+    n_images = next(iter(arrays.values())).shape[0]
     coords: dict[Hashable, Any] = {"sigma": levels}
     for key, given_coord in (("image", image_ids), ("labels", labels)):
         if given_coord is not None:
             values = to_numpy(given_coord)
-            if values.shape != (head[0],):
+            if values.shape != (n_images,):
                 what = "image_ids" if key == "image" else "labels"
-                raise CubeFormatError(f"{what} has shape {values.shape}; wanted ({head[0]},), one for each image")
+                raise CubeFormatError(f"{what} has shape {values.shape}; wanted ({n_images},), one for each image")
             coords[key] = ("image", values)
     variables = {name: ((*AXES, feature_dim(name)), array) for name, array in arrays.items()}
     return Cube(xr.Dataset(variables, coords=coords, attrs=dict(attrs or {})))

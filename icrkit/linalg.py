@@ -39,7 +39,7 @@ class SpdFactor:
         if info != 0:
             raise np.linalg.LinAlgError(f"the leading minor of order {info} is not positive definite")
         self._lower: Matrix | None = lower
-        self._inverse: Matrix | None = None
+        self._inverse: NDArray[np.floating] | None = None
 
     @property
     def lower(self) -> Matrix:
@@ -52,14 +52,13 @@ class SpdFactor:
         """L^-1 applied to each row: rows with covariance A come out with covariance I. Shape (n, d)."""
         return np.asarray(blas.dtrsm(1.0, self.lower, np.asarray(rows, dtype=np.float64).T, lower=1)).T
 
-    def inverse_lower(self, *, consume: bool = False) -> Matrix:
+    def inverse_lower(self, *, consume: bool = False) -> NDArray[np.floating]:
         """Lower triangle of A^-1, zeros above; ``consume`` gives up L for it and saves a copy."""
         if self._inverse is None:
             potri = lapack.spotri if self.lower.dtype == np.float32 else lapack.dpotri
-            inverse, _ = potri(self.lower, lower=1, overwrite_c=int(consume))
+            self._inverse, _ = potri(self.lower, lower=1, overwrite_c=int(consume))
             if consume:
                 self._lower = None
-            self._inverse = np.asarray(inverse, dtype=np.float64)
         return self._inverse
 
     def traces(self, *others: Matrix, consume: bool = False) -> list[float]:
@@ -71,14 +70,17 @@ class SpdFactor:
         2 d^3 each.
         """
         inverse = self.inverse_lower(consume=consume)
-        # A^-1 is zero above the diagonal, so the sum of products counts each pair once: double it, less the diagonal.
-        diagonal, flat = inverse.diagonal(), inverse.ravel(order="K")
-        results = []
-        for other in others:
-            # The transpose of a symmetric matrix in C order is the same matrix in the order of the inverse: no copy.
-            aligned = other if other.flags.f_contiguous else other.T
-            results.append(2.0 * float(flat @ aligned.ravel(order="F")) - float(diagonal @ other.diagonal()))
-        return results
+        # The transpose of a symmetric matrix in C order is the same matrix in the order of the inverse.
+        aligned = [other if other.flags.f_contiguous else other.T for other in others]
+        results = np.zeros(len(others))
+        for start in range(0, len(inverse), _PANEL):
+            # Below the diagonal only, in panels that stay in cache; float32 inverses are widened there.
+            panel = (slice(start, None), slice(start, start + _PANEL))
+            part = inverse[panel].T.astype(np.float64, copy=False)
+            results += [np.vdot(part, other[panel].T) for other in aligned]
+        # The inverse is zero above the diagonal, so each pair was counted once: double it, less the diagonal.
+        diagonal = inverse.diagonal().astype(np.float64)
+        return [2.0 * float(r) - float(diagonal @ other.diagonal()) for r, other in zip(results, others, strict=True)]
 
     def trace_powers(self, other: Matrix, dtype: str = "float64") -> tuple[float, float]:
         """Tr(A^-1 B) and Tr(A^-1 B A^-1 B) for a symmetric B; one product in ``dtype`` (2 d^3 flops)."""

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
-from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import as_features, labelled_like
@@ -73,7 +72,6 @@ class MeanViews(
     OneToOneFeatureMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
-    auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """Mean over the views of each image: (image, view, feature) to rows (image, feature).
 
@@ -84,8 +82,6 @@ class MeanViews(
     >>> ik.MeanViews().fit_transform(cube).shape
     (20, 3)
     """
-
-    _sklearn_auto_wrap_output_keys = {"transform"}
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Note the number of features.
@@ -107,8 +103,7 @@ class MeanViews(
                 f"X has {features.shape[2]} features, but MeanViews is expecting {self.n_features_in_} features "
                 "as input"
             )
-        rows = np.concatenate([block.mean(axis=1) for _, block in features.blocks()])
-        return _wrap_data_with_container("transform", rows, rows, self)
+        return np.concatenate([block.mean(axis=1) for _, block in features.blocks()])
 
 
 class PerView(_CubeStep):

@@ -102,9 +102,7 @@ class TestProperties:
 
 class TestSelect:
     def test_level_within_relative_tolerance(self, cube: Cube, arrays: dict[str, np.ndarray]) -> None:
-        assert_array_equal(
-            cube.select(layer="mid", sigma=0.3 * (1 + 5e-7)).level().values, arrays["mid"][:, :, 1]
-        )
+        assert_array_equal(cube.select(layer="mid", sigma=0.3 * (1 + 5e-7)).level().values, arrays["mid"][:, :, 1])
         assert cube.select(sigma=np.float32(0.1)).sigmas.tolist() == [0.1]
         with pytest.raises(CubeFormatError, match=r"0\.1, 0\.3, 1"):
             cube.select(sigma=0.3 * (1 + 5e-6))

@@ -64,6 +64,10 @@ def test_factor_equals_numpy(d, seed):
         np.testing.assert_allclose(
             factor.traces(given_order, matrix), [np.trace(np.linalg.inv(matrix) @ other), d], rtol=1e-9, atol=1e-9
         )
+        product = np.linalg.solve(matrix, other)
+        want = [np.trace(product), np.trace(product @ product)]
+        for dtype, rtol in (("float64", 1e-9), ("float32", 1e-4)):
+            np.testing.assert_allclose(factor.trace_powers(given_order, dtype), want, rtol=rtol, atol=rtol * d)
 
 
 @PROPERTY

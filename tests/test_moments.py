@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pickle
 
 import h5py
@@ -138,7 +139,7 @@ def test_pieces_of_a_cube_add_up_to_the_whole(space, n, cuts, n_folds):
         if cut >= edges[-1] + 2 and cut <= n - 2:  # a piece of a cube has two images at least
             edges.append(cut)
     edges.append(n)
-    pieces = [Moments.from_cube(cube[a:b], n_folds=n_folds) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [Moments.from_cube(cube[a:b], n_folds=n_folds) for a, b in itertools.pairwise(edges)]
     merged = pieces[0]
     for piece in pieces[1:]:
         merged = merged + piece
@@ -331,7 +332,8 @@ def test_a_merge_is_as_coarse_as_its_coarser_part():
 @PROPERTY
 @given(
     ids=st.one_of(
-        st.lists(st.integers(0, 2**62), min_size=1, max_size=40), st.lists(st.text(max_size=12), min_size=1, max_size=40)
+        st.lists(st.integers(0, 2**62), min_size=1, max_size=40),
+        st.lists(st.text(max_size=12), min_size=1, max_size=40),
     ),
     n_folds=st.integers(1, 20),
     seed=st.integers(0, 2**31),

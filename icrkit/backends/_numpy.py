@@ -39,6 +39,8 @@ class _Bin:
         self.sum_rows = np.empty((self.capacity, n_features), dtype)
         self.contrast_rows = np.empty((n_views - 1, self.capacity, n_features), dtype)
         self.sums = np.zeros((n_views, n_features))  # of the sum row, then of each contrast
+        # Sum rows are V times the image mean; contrast rows are sqrt(2) times orthonormal ones. BLAS takes the factor.
+        self.scales = (1.0 / n_views**2, 0.5)
         self.partial: list[NDArray[np.floating] | None] = [None, None]  # in the products' dtype
         self.n_flushes = 0
 
@@ -71,9 +73,9 @@ class _Bin:
         update = blas.ssyrk if self.dtype == np.float32 else blas.dsyrk
         partial = self.partial[which]
         if partial is None:
-            self.partial[which] = update(1.0, rows.T, lower=1)
+            self.partial[which] = update(self.scales[which], rows.T, lower=1)
         else:
-            self.partial[which] = update(1.0, rows.T, beta=1.0, c=partial, lower=1, overwrite_c=1)
+            self.partial[which] = update(self.scales[which], rows.T, beta=1.0, c=partial, lower=1, overwrite_c=1)
 
     def _promote(self) -> None:
         for total, partial in zip(self.totals, self.partial, strict=True):
@@ -86,8 +88,8 @@ class _Bin:
         self.flush()
         self._promote()
         mean = self.sums / max(self.n_images, 1)
-        for total, rows in zip(self.totals, (mean[:1], mean[1:]), strict=True):
-            mirror_lower(subtract_outer(total, rows, float(self.n_images)))
+        for total, rows, scale in zip(self.totals, (mean[:1], mean[1:]), self.scales, strict=True):
+            mirror_lower(subtract_outer(total, rows, scale * self.n_images))
         return mean
 
 
@@ -201,8 +203,6 @@ def _collect(
         if not np.isfinite(rows).all():
             features.raise_non_finite()
         mean[k] = to_views @ rows + (writer.shift if one.n_images else 0.0)
-    between /= n_views**2
-    within /= 2.0
     return Moments(
         n_images.reshape(lead),
         mean.reshape(*lead, n_views, d),

@@ -75,7 +75,7 @@ def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
             raise CubeFormatError(f"{what} beyond int64")
         integers: list[Any] = array.astype(np.int64).tolist()
         return integers
-    if array.dtype.kind == "f" and what == "labels" or array.size == 0:
+    if (array.dtype.kind == "f" and what == "labels") or array.size == 0:
         floats: list[Any] = array.tolist()
         return floats
     if array.dtype.kind in "UT":

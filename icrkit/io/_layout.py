@@ -19,6 +19,7 @@ from icrkit.exceptions import CubeCorruptError, CubeFormatError
 CONFIG_NAME = "cube.json"
 FORMAT = "icrkit-cube"
 VERSION = 1
+MOST_SHARDS = 1000
 DTYPES = ("float16", "float32", "float64")
 # fsync costs 43 MB/s at 0.5 MiB a block and 257 at 16 (measured); beyond 64 MiB a kill would lose too much.
 TARGET_BLOCK_BYTES = 32 << 20
@@ -53,8 +54,8 @@ class Layout:
         check_levels(np.array(self.sigmas, dtype=np.float64), "")
         if self.alphas is not None and len(self.alphas) != len(self.sigmas):
             raise CubeFormatError(f"{len(self.alphas)} alphas for {len(self.sigmas)} sigmas")
-        if self.n_shards > self.n_images:
-            raise CubeFormatError(f"{self.n_shards} shards for {self.n_images} images")
+        if self.n_shards > min(self.n_images, MOST_SHARDS):
+            raise CubeFormatError(f"{self.n_shards} shards for {self.n_images} images; at most {MOST_SHARDS}")
         if self.block_size == 0:
             object.__setattr__(self, "block_size", max(1, min(self.n_images, TARGET_BLOCK_BYTES // self.image_bytes)))
         if not isinstance(self.block_size, int) or self.block_size < 1:
@@ -244,7 +245,7 @@ def software_versions() -> dict[str, str]:
 
 def jsonable(value: Any, name: str = "attrs") -> Any:
     """A value as JSON gives it back: arrays and tuples as lists, numpy scalars as Python's."""
-    if value is None or isinstance(value, bool | int | float | str) and not isinstance(value, np.generic):
+    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, np.generic):
         return jsonable(value.item(), name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ class Part:
     line: Line
     # Bytes behind those that the digest covers (a packed file keeps its own digest there).
     tail: int = 0
+    # Digest of ids and labels as the manifest has them; the lists themselves would be heavy to pickle.
+    names: str = ""
+
+    def light(self) -> Part:
+        """The part with a digest of its ids and labels in their place."""
+        line = self.line
+        names = "" if line.ids is None else _names_digest(line.ids, line.labels)
+        return replace(self, line=replace(line, ids=None, labels=None), names=names)
 
     @property
     def stop(self) -> int:
@@ -111,7 +120,7 @@ def read_part(
         part.check_size()
     with _files_lock:
         variable = _variable(part, layout, layer)
-        if views is None and features is None and rows[-1] - rows[0] + 1 == len(rows):
+        if views is None and features is None and bool(np.all(np.diff(rows) == 1)):
             first = int(rows[0])
             # Of the same rank as in the file, or HDF5 goes through the selection element by element: ten times slower.
             variable.read_direct(out[:, :, np.newaxis], np.s_[first : first + len(rows), :, level : level + 1, :])
@@ -173,8 +182,8 @@ def _check_part(file: h5py.File, part: Part, layout: Layout) -> None:
             )
         if variable.id.get_create_plist().get_nfilters():
             raise CubeUnsafeError(f"{part.path}: layer {layer!r} has a filter, and icrkit writes none")
-    if part.line.ids is not None and values_in(file, "image", part.path) != part.line.ids:
-        raise CubeCorruptError(f"{part.path}: its image ids are not those of the manifest")
+    if part.names and part.names != _names_digest(*names_in(file, part.path)):
+        raise CubeCorruptError(f"{part.path}: its image ids or labels are not those of the manifest")
 
 
 def plain_dataset(file: h5py.File, name: str, path: str) -> h5py.Dataset:
@@ -192,8 +201,17 @@ def plain_dataset(file: h5py.File, name: str, path: str) -> h5py.Dataset:
     return found
 
 
-def values_in(file: h5py.File, name: str, path: str) -> list[Any]:
-    """Values of a one-dimensional variable, text as str."""
+def names_in(file: h5py.File, path: str) -> tuple[list[Any], list[Any] | None]:
+    """Image ids and labels of a part."""
+    labels = _values_in(file, "labels", path) if file.get("labels", getlink=True) is not None else None
+    return _values_in(file, "image", path), labels
+
+
+def _names_digest(ids: list[Any], labels: list[Any] | None) -> str:
+    return hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()
+
+
+def _values_in(file: h5py.File, name: str, path: str) -> list[Any]:
     dataset = plain_dataset(file, name, path)
     values = dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
     listed: list[Any] = values.tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from icrkit._contract import AXES, feature_dim
-from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeIncompleteError
+from icrkit.exceptions import CubeFormatError, CubeIncompleteError, CubeTooLargeError
 from icrkit.io._layout import CONFIG_NAME, Layout, read_layout, read_manifest
-from icrkit.io._memory import check_memory
-from icrkit.io._parts import Part, read_part, values_in
+from icrkit.io._memory import check_memory, words
+from icrkit.io._parts import Part, names_in, read_part
 
 __all__ = ["IcrkitBackendEntrypoint", "open_store"]
 
@@ -48,7 +47,8 @@ def committed_parts(folder: Path, layout: Layout, allow_partial: bool) -> list[P
         for line in read_manifest(folder, layout, shard)[0]:
             part = Part(str(folder / layout.part_name(shard, line.block)), shard, start, line)
             if line.n_bytes < line.images * layout.image_bytes:
-                raise CubeCorruptError(f"{part.path} is said to hold {line.images} images in {line.n_bytes} bytes")
+                declared, held = words(line.images * layout.image_bytes), words(line.n_bytes)
+                raise CubeTooLargeError(f"{part.path} ({held}) cannot hold the {declared} that cube.json declares")
             try:
                 part.check_size()
             except CubeIncompleteError:
@@ -59,13 +59,13 @@ def committed_parts(folder: Path, layout: Layout, allow_partial: bool) -> list[P
             start = part.stop
     total = sum(map(layout.n_blocks, range(layout.n_shards)))
     if len(parts) < total:
-        words = f"{folder}: {len(parts)} of {total} blocks are there ({start} of {layout.n_images} images)"
+        found = f"{folder}: {len(parts)} of {total} blocks are there ({start} of {layout.n_images} images)"
         if not allow_partial or not parts:
             raise CubeIncompleteError(
-                f"{words}. Run the extraction again, it goes on from there; or use what there is with "
+                f"{found}. Run the extraction again, it goes on from there; or use what there is with "
                 "open_cube(path, allow_partial=True)."
             )
-        warnings.warn(f"{words}; the others are left out", stacklevel=4)
+        warnings.warn(f"{found}; the others are left out", stacklevel=4)
     return parts
 
 
@@ -78,7 +78,7 @@ def lazy_dataset(source: Path, layout: Layout, parts: list[Part], verify: str) -
         coords["labels"] = ("image", labels)
     if layout.alphas is not None:
         coords["alpha"] = ("sigma", np.array(layout.alphas))
-    light = [replace(part, line=replace(part.line, ids=None, labels=None)) for part in parts]
+    light = [part.light() for part in parts]
     variables: dict[Hashable, xr.Variable] = {}
     for name, size in layout.layers.items():
         array = _StoredLayer(layout, light, name, (n_images, layout.n_views, len(layout.sigmas), size), verify)
@@ -97,9 +97,7 @@ def lazy_dataset(source: Path, layout: Layout, parts: list[Part], verify: str) -
     return dataset
 
 
-def _ids_and_labels(
-    layout: Layout, parts: list[Part], verify: str
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _ids_and_labels(layout: Layout, parts: list[Part], verify: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     ids: list[Any] = []
     labels: list[Any] = []
     for part in parts:
@@ -117,8 +115,7 @@ def _from_part(part: Part, verify: str) -> tuple[list[Any], list[Any] | None]:
     if verify == "digest":
         part.check_digest()
     with h5py.File(part.path, "r", locking=False) as file:
-        labels = values_in(file, "labels", part.path) if file.get("labels", getlink=True) is not None else None
-        return values_in(file, "image", part.path), labels
+        return names_in(file, part.path)
 
 
 def _as_array(values: Sequence[Any]) -> NDArray[Any]:
@@ -141,6 +138,8 @@ class _StoredLayer(BackendArray):
         self.verify = verify
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if not isinstance(key, indexing.VectorizedIndexer):
+            return self._read(key.tuple)
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from icrkit._rows import to_numpy
 from icrkit.cube import Cube, from_arrays
-from icrkit.exceptions import CubeCorruptError, CubeFormatError, MissingDependencyError, UnsafeModelError
+from icrkit.exceptions import (
+    CubeCorruptError,
+    CubeFormatError,
+    CubeTooLargeError,
+    MissingDependencyError,
+    UnsafeModelError,
+)
 from icrkit.io._memory import check_memory
 
 __all__ = ["open_numpy", "open_safetensors", "open_torch"]
@@ -31,10 +37,10 @@ def open_numpy(path: Path) -> Cube:
             check_memory(sum(item.file_size for item in archive.infolist()), str(path))
         with np.load(path, allow_pickle=False) as arrays:
             return _cube({name: arrays[name] for name in arrays.files}, path)
-    except CubeFormatError:
+    except (CubeFormatError, CubeTooLargeError):
         raise
     except ValueError as error:
-        if "Object arrays" in str(error):
+        if "Object arrays" in str(error) or "Python objects" in str(error):
             raise CubeFormatError(f"{path} holds objects; wanted float features (image, view, feature)") from error
         raise CubeCorruptError(f"{path} cannot be read: {error}") from error
     except (EOFError, zipfile.BadZipFile) as error:

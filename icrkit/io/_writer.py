@@ -131,6 +131,17 @@ class CubeWriter:
         return self._n if block is None else self._layout.block_range(self._shard, block).start
 
     @property
+    def missing_images(self) -> list[range]:
+        """Images (of this shard) of blocks that are not committed, as runs: those to append, in this order."""
+        runs: list[range] = []
+        for block in range(self._layout.n_blocks(self._shard)):
+            if self._is_open(block):
+                images = self._layout.block_range(self._shard, block)
+                joined = bool(runs) and runs[-1].stop == images.start
+                runs[-1:] = [range(runs[-1].start, images.stop)] if joined else [*runs[-1:], images]
+        return runs
+
+    @property
     def image_range(self) -> range:
         """Rows of the whole cube that this writer writes; all of them without shards."""
         return self._layout.shard_range(self._shard)
@@ -147,9 +158,7 @@ class CubeWriter:
 
     # ---- writing ------------------------------------------------------------------------------------------------
 
-    def append(
-        self, image_ids: ArrayLike, features: Mapping[str, ArrayLike], labels: ArrayLike | None = None
-    ) -> None:
+    def append(self, image_ids: ArrayLike, features: Mapping[str, ArrayLike], labels: ArrayLike | None = None) -> None:
         """Add images, any number at a time; blocks are committed as they fill up.
 
         Parameters
@@ -228,12 +237,7 @@ class CubeWriter:
             raise CubeFormatError(f"{self.path} is a file; a store is a folder")
 
     def _begin(self) -> None:
-        config = self.path / CONFIG_NAME
-        if not config.exists():
-            self._write_config(config)
-        there = read_layout(self.path)
-        self._layout.check_same(there, config)
-        self._layout = replace(self._layout, software=there.software)
+        self._settle_config()
         prefixes = (self._layout.part_prefix(self._shard), self._layout.manifest_name(self._shard))
         for stale in self.path.glob("*" + PART_SUFFIX):
             if stale.name.startswith(prefixes):
@@ -248,8 +252,10 @@ class CubeWriter:
         self._new_block()
         self._position = self.done_images
 
-    def _write_config(self, config: Path) -> None:
-        # Shards start together: the first to arrive decides, and the others compare.
+    def _settle_config(self) -> None:
+        # Shards start together: the first to arrive decides, and the others compare. The lock is taken also where
+        # there is nothing to decide, because giving it back removes what a killed writer left.
+        config = self.path / CONFIG_NAME
         lock = None
         while lock is None:
             try:
@@ -257,10 +263,14 @@ class CubeWriter:
             except BlockingIOError:
                 time.sleep(0.01)
         try:
+            config.with_name(CONFIG_NAME + PART_SUFFIX).unlink(missing_ok=True)
             if not config.exists():
                 write_file(config, json.dumps(self._layout.to_dict(), indent=1).encode() + b"\n")
         finally:
             lock.release()
+        there = read_layout(self.path)
+        self._layout.check_same(there, config)
+        self._layout = replace(self._layout, software=there.software)
 
     def _is_whole(self, line: Line) -> bool:
         try:

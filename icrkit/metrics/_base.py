@@ -94,6 +94,10 @@ class FeatureTransformer(
         result = self._transform_rows(features.read().reshape(n * v, d)).reshape(n, v, -1)
         return labelled_like(X, result)
 
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Fit to X, then transform it; scikit-learn's own would make a frame of a result with three axes."""
+        return self.fit(X, y, **fit_params).transform(X)
+
     def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         raise NotImplementedError
 

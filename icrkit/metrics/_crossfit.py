@@ -223,5 +223,5 @@ class _FoldTraces:
 
 def _quadratic(lower: Matrix, rows: NDArray[np.float64]) -> float:
     """sum_j r_j^T A r_j for the symmetric A with this lower triangle and zeros above."""
-    product = rows @ lower  # counts each pair once
+    product = rows.astype(lower.dtype) @ lower  # counts each pair once
     return float(2.0 * (product * rows).sum() - (np.square(rows) @ lower.diagonal()).sum())

@@ -130,7 +130,8 @@ def check_degenerate(moments: Moments, name: str = "the features") -> None:
         )
     # Scatter scales with the square: 1e-9 relative between views is 1e-18 here. Rounding of float32 features to
     # different neighbours would be 1e-14, and is a residual.
-    residual, between = moments.within_uncentred.diagonal(), moments.between.diagonal()
+    within = moments.within if moments.views_ordered else moments.within_uncentred  # an offset is no residual
+    residual, between = within.diagonal(), moments.between.diagonal()
     none = np.flatnonzero(residual <= 1e-17 * (between + residual))
     if none.size:
         raise DegenerateFeaturesError(

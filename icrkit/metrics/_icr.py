@@ -297,6 +297,9 @@ class ICREstimator(FeatureTransformer):
         self._crossfit = self._attempt(lambda: crossfit(moments, self.regularization, centering))
         self.n_folds_ = self._crossfit.n_folds if isinstance(self._crossfit, Crossfit) else 0
         self.trace_invariant_, self.trace_residual_, self.trace_total_ = traces(total, centering)
+        chosen = {"gaussian": self._gaussian, "crossfit": self._crossfit}.get(self.correction)
+        if isinstance(chosen, Exception):  # what was asked for by name is not passed over
+            raise chosen
         self.icr_ = getattr(
             self, {"none": "icr_plugin_", "gaussian": "icr_gaussian_"}.get(self.correction, "icr_crossfit_")
         )

@@ -194,9 +194,7 @@ class SigmaCurveDisplay:
         plt = pyplot()
         if self.accuracy is None:
             return [plt.subplots(figsize=(7.2, 4.2), layout="constrained")[1]]
-        _, axes = plt.subplots(
-            2, 1, figsize=(7.2, 5.6), sharex=True, height_ratios=[1.7, 1], layout="constrained"
-        )
+        _, axes = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, height_ratios=[1.7, 1], layout="constrained")
         return list(axes)
 
     def _inside(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import struct
@@ -16,7 +17,31 @@ from numpy.typing import NDArray
 from icrkit.exceptions import MissingDependencyError
 from icrkit.plot._style import COLORS
 
-__all__ = ["inline_svg", "png_uri"]
+__all__ = ["figure", "inline_svg", "png_uri"]
+
+
+@contextlib.contextmanager
+def figure(size: tuple[float, float], panels: tuple[float, ...] = (), style: dict[str, Any] | None = None) -> Any:
+    """A figure that pyplot does not know, and its axes; the user's own style does not reach it.
+
+    Parameters
+    ----------
+    size : (float, float)
+        Width and height in inches.
+    panels : tuple of float
+        Heights of stacked panels with a common x axis, relative to one another; one panel by default.
+    style : dict
+        Settings of matplotlib.
+    """
+    try:
+        from matplotlib import style as styles
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError('figures need matplotlib: pip install "icrkit[report]"') from error
+    with styles.context(["default", {"hatch.linewidth": 0.8, **(style or {})}]):
+        canvas = Figure(figsize=size, layout="constrained")
+        heights = panels or (1.0,)
+        yield canvas, canvas.subplots(len(heights), 1, sharex=True, height_ratios=heights)
 
 
 def inline_svg(draw: Callable[[Any], Any], size: tuple[float, float], name: str, panels: tuple[float, ...] = ()) -> str:
@@ -31,33 +56,26 @@ def inline_svg(draw: Callable[[Any], Any], size: tuple[float, float], name: str,
     name : str
         Begins every id inside, so that figures of one page do not share any.
     panels : tuple of float
-        Heights of stacked panels with a common x axis, relative to one another; one panel by default.
+        As for `figure`.
 
     Returns
     -------
     str
         Text stays text. Each colour of ``icrkit.plot`` is a CSS variable, ``var(--ink)`` and so on.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('a report needs matplotlib: pip install "icrkit[report]"') from error
-    # The user's own style does not reach the page, and the same numbers give the same bytes.
-    with mpl.rc_context({**mpl.rcParamsDefault, "svg.fonttype": "none", "svg.hashsalt": name, "hatch.linewidth": 0.8}):
-        figure = Figure(figsize=size, layout="constrained")
-        heights = panels or (1.0,)
-        axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    with figure(size, panels, {"svg.fonttype": "none", "svg.hashsalt": name}) as (canvas, axes):
         draw(axes)
         written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+        canvas.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'^<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg)
+    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)  # it would reach the whole page
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg).replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    svg = re.sub(r"'DejaVu Sans'(, '[^']*')*(, [\w-]+)*", "inherit-font", svg)
     for word, color in COLORS.items():
         svg = svg.replace(color, f"var(--{word})")
     return svg

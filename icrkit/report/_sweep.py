@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +17,12 @@ from icrkit.exceptions import CubeFormatError
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
 from icrkit.readings import SemanticWindow
+from icrkit.report._figure import figure
 
-__all__ = ["Sweep"]
+__all__ = ["PANELS", "Sweep"]
+
+# Heights of the curve and of the accuracies below it.
+PANELS = (1.7, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Sweep:
     probe : str
         What the accuracies are of, in words.
     rank_correlation : dict
-        Layer to Spearman's correlation of ICR with accuracy over all levels; empty without a probe.
+        Layer to Spearman's correlation of ICR with accuracy, (over the levels inside the trained range, over all);
+        empty without a probe, or with fewer than three levels inside.
     """
 
     window: SemanticWindow
@@ -54,7 +61,7 @@ class Sweep:
     n_features: dict[str, int]
     attrs: dict[str, Any]
     probe: str = ""
-    rank_correlation: dict[str, float] = dataclasses.field(default_factory=dict)
+    rank_correlation: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, cube: Cube, layer: str | None = None) -> Self:
@@ -99,11 +106,13 @@ class Sweep:
         if trained_range is not None:
             inside = (sigmas >= trained_range[0]) & (sigmas <= trained_range[1])
         if not inside.any():
-            raise CubeFormatError(f"no noise level lies inside the trained range {trained_range}: nothing to choose from")
+            raise CubeFormatError(
+                f"no noise level lies inside the trained range {trained_range}: nothing to choose from"
+            )
         window = SemanticWindow().fit(cube.select(sigma=sigmas[inside]))
         curve = window.curve_
         if not inside.all():
-            # Another confidence set would have to be beaten by levels that are no candidates: it says nothing here.
+            # These are no candidates, so whether one of them may be the best level is not asked.
             outside = SemanticWindow().fit(cube.select(sigma=sigmas[~inside])).curve_
             outside["in_set"] = xr.zeros_like(outside["in_set"])
             curve = xr.concat([curve, outside], dim="sigma").sortby("sigma")
@@ -128,20 +137,22 @@ class Sweep:
 
     @property
     def headline(self) -> str:
-        """The answer in one sentence."""
+        """The answer in one sentence, without its full stop."""
         return f"Layer {self.window.best_layer_} is cleanest at noise level σ = {self.window.best_sigma_:g}"
 
     @property
     def sentences(self) -> list[str]:
         """What else there is to say about the choice, most important first."""
         window, best = self.window, self._at(self.window.best_layer_, self.window.best_sigma_)
-        low, high = window.window_
-        levels = ", ".join(f"{s:g}" for s in window.confidence_set_)
-        said = [
-            f"ICR {best['icr']:.3f} there ({window.confidence:.0%} interval {best['low']:.3f} to {best['high']:.3f}). "
-            f"The window is {low:g} to {high:g}: with {window.confidence:.0%} confidence the best level is "
-            + (f"one of {levels}." if len(window.confidence_set_) > 1 else f"{levels}.")
-        ]
+        (low, high), candidates = window.window_, window.confidence_set_
+        sure = f"{window.confidence:.0%}"
+        words = f"Its ICR is {best['icr']:.3f} there, {sure} interval {best['low']:.3f} to {best['high']:.3f}. "
+        if len(candidates) == 1:
+            words += f"With {sure} confidence no other level is better."
+        else:
+            words += f"The window is {low:g} to {high:g}; "
+            words += f"with {sure} confidence the best level is one of {_listed(candidates)}."
+        said = [words]
         if window.at_edge_ and len(window.curve_["sigma"]) > 1:
             said.append("It is the first or last level that could be chosen: the best one may lie beyond.")
         outside = self._outside()
@@ -166,7 +177,9 @@ class Sweep:
         else:
             words += f"; the highest of all candidates is {float(top['accuracy']):.1%} at {float(top['sigma']):g}."
         if layer in self.rank_correlation:
-            words += f" Rank correlation of ICR with accuracy over the levels: {self.rank_correlation[layer]:.2f}."
+            inside, everywhere = self.rank_correlation[layer]
+            words += f" Rank correlation of ICR with accuracy over the candidates: {inside:.2f}"
+            words += "." if bool(self.curve["trained"].all()) else f" ({everywhere:.2f} over all levels)."
         return words
 
     def _outside(self) -> str:
@@ -176,11 +189,12 @@ class Sweep:
         low, high = self.trained_range
         sigma = self.curve["sigma"].to_numpy()
         parts = [
-            f"{', '.join(f'{s:g}' for s in levels)} {'lie' if len(levels) > 1 else 'lies'} {where}"
+            f"{_listed(levels, 'and')} {'lie' if len(levels) > 1 else 'lies'} {where}"
             for levels, where in ((sigma[sigma < low], "below"), (sigma[sigma > high], "above"))
             if len(levels)
         ]
-        words = f"{' and '.join(parts)} the noise this network was trained on ({low:.2g} to {high:.2g}): measured, not chosen"
+        words = f"{', '.join(parts)} the noise this network was trained on ({low:.2g} to {high:.2g}): "
+        words += "measured, but no candidates"
         one = self.curve.sel(layer=self.window.best_layer_)
         beyond = float(one["icr"].where(~one["trained"]).min())
         if beyond < self._at(self.window.best_layer_, self.window.best_sigma_)["icr"]:
@@ -208,10 +222,13 @@ class Sweep:
         rows = self.rows(layer)
         with_accuracy = "accuracy" in self.curve
         lines = [f"layer {layer} ({self.n_features[layer]} features), {self.n_images} images x {self.n_views} views"]
-        lines.append(f"    sigma    ICR   {self.window.confidence:.0%} interval   plug-in" + "   accuracy" * with_accuracy)
+        lines.append(
+            f"    sigma    ICR   {self.window.confidence:.0%} interval   plug-in" + "   accuracy" * with_accuracy
+        )
         for row in rows:
             mark = "->" if row["best"] else " *" if row["in_set"] else "  "
-            text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}   {row['plugin']:.3f}"
+            text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}"
+            text += f"   {row['low']:.3f} - {row['high']:.3f}   {row['plugin']:.3f}"
             if with_accuracy:
                 text += f"     {row['accuracy']:.3f} +- {row['accuracy_error']:.3f}"
             lines.append(text if row["trained"] else f"{text}   outside the trained range")
@@ -229,11 +246,12 @@ class Sweep:
             What was run, in words.
         """
         curve = self.curve.merge(accuracy, join="left")
-        correlation = {
-            layer: float(spearmanr(curve["icr"].sel(layer=layer), curve["accuracy"].sel(layer=layer)).statistic)
-            for layer in self.layers
-            if curve.sizes["sigma"] > 2
-        }
+        inside = curve.isel(sigma=np.flatnonzero(curve["trained"].to_numpy()))
+        correlation = {}
+        if inside.sizes["sigma"] > 2:
+            for layer in self.layers:
+                one, whole = (part.sel(layer=layer) for part in (inside, curve))
+                correlation[layer] = (_rank_correlation(one), _rank_correlation(whole))
         return dataclasses.replace(self, curve=curve, probe=probe, rank_correlation=correlation)
 
     def to_json(self) -> str:
@@ -248,7 +266,8 @@ class Sweep:
                 "n_features": self.n_features[layer],
                 "best_sigma": next(row["sigma"] for row in self.rows(layer) if row["best"]),
                 "confidence_set": [row["sigma"] for row in self.rows(layer) if row["in_set"]],
-                "rank_correlation": self.rank_correlation.get(layer),
+                "rank_correlation": self.rank_correlation.get(layer, (None, None))[0],
+                "rank_correlation_all_levels": self.rank_correlation.get(layer, (None, None))[1],
                 "levels": [{k: v for k, v in row.items() if k != "best"} for row in self.rows(layer)],
             }
             for layer in self.layers
@@ -280,6 +299,32 @@ class Sweep:
         return SigmaCurveDisplay.from_estimator(
             self.window, curve=self.curve, trained_range=self.trained_range, **accuracy, ax=ax
         )
+
+    def save_figure(self, path: str | Path) -> Path:
+        """Write the curve of the chosen layer to a file: PNG, SVG or PDF, by its ending.
+
+        Raises
+        ------
+        MissingDependencyError
+            If matplotlib is not installed.
+        ValueError
+            If the ending is none that matplotlib writes.
+        """
+        path = Path(path)
+        two = "accuracy" in self.curve
+        with figure((7.2, 5.6 if two else 4.2), PANELS if two else ()) as (canvas, axes):
+            self.draw(axes)
+            canvas.savefig(path, dpi=200)
+        return path
+
+
+def _rank_correlation(one: xr.Dataset) -> float:
+    return float(spearmanr(one["icr"], one["accuracy"]).statistic)
+
+
+def _listed(levels: Iterable[float], last: str = "or") -> str:
+    *others, end = (f"{level:g}" for level in levels)
+    return f"{', '.join(others)} {last} {end}" if others else end
 
 
 def _trained_range(attrs: dict[str, Any]) -> tuple[float, float] | None:

@@ -113,9 +113,7 @@ def reference_icr(h: np.ndarray) -> float:
         view = [[mpmath.fsum(x[i][a][j] for i in range(n)) / n for j in range(d)] for a in range(v)]
         grand = [mpmath.fsum(view[a][j] for a in range(v)) / v for j in range(d)]
         t = [[image[i][j] - grand[j] for j in range(d)] for i in range(n)]
-        e = [
-            [x[i][a][j] - image[i][j] - view[a][j] + grand[j] for j in range(d)] for i in range(n) for a in range(v)
-        ]
+        e = [[x[i][a][j] - image[i][j] - view[a][j] + grand[j] for j in range(d)] for i in range(n) for a in range(v)]
         between, within = mpmath.zeros(d), mpmath.zeros(d)
         for j in range(d):
             for k in range(d):

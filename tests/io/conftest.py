@@ -44,7 +44,7 @@ class Store:
         return CubeWriter(path, **(options | changes))
 
     def append(self, writer: CubeWriter, images: Iterable[int]) -> None:
-        rows = np.array(list(images))
+        rows = np.array(list(images), dtype=int)
         writer.append(self.ids[rows], {k: h[rows] for k, h in self.features.items()}, labels=self.labels[rows])
 
     def write(self, path: Path, step: int = 4, **changes: Any) -> Path:

@@ -1,0 +1,151 @@
+"""Arrays saved by numpy, torch and safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeTooLargeError, UnsafeModelError
+from icrkit.io import open_cube
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(6, 2, 4)).astype("f4")
+
+
+def safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> Path:
+    header, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header | {"__metadata__": {"by": "test"}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+class TestNumpy:
+    def test_npy(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.save(tmp_path / "a.npy", values)
+        cube = open_cube(tmp_path / "a.npy")
+        assert cube.source == str(tmp_path / "a.npy")
+        assert_array_equal(cube.level().values, values)
+
+    def test_npz(self, tmp_path: Path, values: np.ndarray) -> None:
+        both = np.stack([values, values + 1], axis=2)
+        known = {"sigmas": [0.1, 1], "labels": range(6), "image_ids": list("abcdef")}
+        np.savez(tmp_path / "a.npz", mid=both, up=both[..., :2], **known)
+        cube = open_cube(tmp_path / "a.npz")
+        assert cube.layers == ("mid", "up")
+        assert cube.sigmas.tolist() == [0.1, 1]
+        assert cube.image_ids.tolist() == list("abcdef")
+        assert_array_equal(cube.labels, range(6))
+        assert_array_equal(cube.select(layer="mid", sigma=1).level(), values + 1)
+
+    @pytest.mark.parametrize("kind", [object, "U2", int, complex])
+    def test_not_floating_point(self, tmp_path: Path, kind: Any) -> None:
+        np.save(tmp_path / "a.npy", np.zeros((2, 2, 2)).astype(kind), allow_pickle=True)
+        np.savez(tmp_path / "a.npz", mid=np.zeros((2, 2, 2)).astype(kind), allow_pickle=True)
+        for name in ("a.npy", "a.npz"):
+            with pytest.raises(CubeFormatError, match="wanted float"):
+                open_cube(tmp_path / name)
+
+    def test_shape(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.zeros((6, 4)))
+        with pytest.raises(CubeFormatError, match="from_rows"):
+            open_cube(tmp_path / "a.npy")
+
+    def test_damaged(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.save(tmp_path / "a.npy", values)
+        np.savez(tmp_path / "a.npz", mid=values)
+        for name in ("a.npy", "a.npz"):
+            raw = (tmp_path / name).read_bytes()
+            (tmp_path / name).write_bytes(raw[: len(raw) // 2])
+            with pytest.raises(CubeCorruptError):
+                open_cube(tmp_path / name)
+
+    def test_larger_than_memory(self, tmp_path: Path, values: np.ndarray, monkeypatch: Any) -> None:
+        np.savez_compressed(tmp_path / "a.npz", mid=np.zeros((1000, 2, 10)))
+        monkeypatch.setattr("icrkit.io._memory.free_bytes", lambda: 10_000)
+        with pytest.raises(CubeTooLargeError, match="needs 160 KB"):
+            open_cube(tmp_path / "a.npz")
+
+
+class TestSafetensors:
+    def test_dtypes(self, tmp_path: Path, values: np.ndarray) -> None:
+        half = values.astype("f2")
+        upper = (values.view("u4") >> 16).astype("u2")
+        path = safetensors(
+            tmp_path / "a.safetensors",
+            {
+                "mid": ("F32", values.shape, values.tobytes()),
+                "half": ("F16", half.shape, half.tobytes()),
+                "brain": ("BF16", upper.shape, upper.tobytes()),
+                "labels": ("I64", (6,), np.arange(6).tobytes()),
+            },
+        )
+        cube = open_cube(path)
+        assert_array_equal(cube["mid"].values[:, :, 0], values)
+        assert_array_equal(cube["half"].values[:, :, 0], half)
+        assert_array_equal(cube["brain"].values[:, :, 0].view("u4") >> 16, upper)
+        assert_array_equal(cube.labels, range(6))
+
+    def test_damaged(self, tmp_path: Path, values: np.ndarray) -> None:
+        good = safetensors(tmp_path / "a.safetensors", {"mid": ("F32", values.shape, values.tobytes())}).read_bytes()
+        for raw in (good[:-4], good[:30], b"\xff" * 64, good.replace(b"[6, 2, 4]", b"[6, 2, 9]")):
+            (tmp_path / "b.safetensors").write_bytes(raw)
+            with pytest.raises(CubeCorruptError):
+                open_cube(tmp_path / "b.safetensors")
+        path = safetensors(tmp_path / "c.safetensors", {"mid": ("U8", (6,), b"abcdef")})
+        with pytest.raises(CubeFormatError, match="U8"):
+            open_cube(path)
+
+
+class Payload:
+    """A pickle that would run a command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+class TestTorch:
+    def test_tensors(self, tmp_path: Path, values: np.ndarray) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": torch.from_numpy(values)}, tmp_path / "a.pt")
+        assert_array_equal(open_cube(tmp_path / "a.pt").level().values, values)
+        torch.save(torch.from_numpy(values), tmp_path / "b.pt")
+        assert open_cube(tmp_path / "b.pt").layers == ("features",)
+        torch.save({"mid": [1, 2]}, tmp_path / "c.pt")
+        with pytest.raises(CubeFormatError, match="wanted tensors"):
+            open_cube(tmp_path / "c.pt")
+
+    def test_no_code_is_run(self, tmp_path: Path, monkeypatch: Any) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": Payload(tmp_path / "run")}, tmp_path / "a.pt")
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+        with pytest.raises(UnsafeModelError, match="nothing of it was run"):
+            open_cube(tmp_path / "a.pt")
+        assert not (tmp_path / "run").exists()
+
+    def test_stride_zero(self, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": torch.zeros(1).expand(10**6, 10**3, 100)}, tmp_path / "a.pt")
+        with pytest.raises(UnsafeModelError, match="declares more"):
+            open_cube(tmp_path / "a.pt")
+
+    def test_damaged(self, tmp_path: Path, values: np.ndarray) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save(torch.from_numpy(values), tmp_path / "a.pt")
+        (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:200])
+        with pytest.raises(CubeCorruptError):
+            open_cube(tmp_path / "a.pt")

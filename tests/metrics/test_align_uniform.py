@@ -1,0 +1,191 @@
+"""Alignment and uniformity against the authors' formulas, row by row."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist, pdist
+from sklearn.base import clone
+
+import icrkit as ik
+from icrkit._features import Features
+from icrkit.moments import Moments
+
+PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+
+
+def features(n: int = 40, v: int = 2, d: int = 6, seed: int = 0, dtype: str = "float64") -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, 1, d)) + 0.5 * rng.standard_normal((n, v, d))).astype(dtype)
+
+
+def unit(h: np.ndarray) -> np.ndarray:
+    return h / np.linalg.norm(h, axis=-1, keepdims=True)
+
+
+def align_loss(x: np.ndarray, y: np.ndarray, alpha: float = 2) -> float:
+    """The authors': (x - y).norm(p=2, dim=1).pow(alpha).mean()."""
+    return float((np.linalg.norm(x - y, axis=1) ** alpha).mean())
+
+
+def uniform_loss(x: np.ndarray, t: float = 2) -> float:
+    """The authors': torch.pdist(x, p=2).pow(2).mul(-t).exp().mean().log()."""
+    return float(np.log(np.exp(-t * pdist(x) ** 2).mean()))
+
+
+# ---- closed form ----------------------------------------------------------------------------------------------------
+
+
+def test_orthogonal_and_opposite_views_by_hand():
+    x, y = np.eye(4)[:2], np.eye(4)[2:]
+    h = np.stack([x, y], axis=1)  # views of each image are orthogonal unit vectors
+    assert ik.alignment(h) == pytest.approx(2.0, rel=1e-15)
+    assert ik.alignment(h, alpha=1) == pytest.approx(np.sqrt(2), rel=1e-15)
+    assert ik.alignment(np.stack([x, -x], axis=1), alpha=3) == pytest.approx(8.0, rel=1e-15)
+    assert ik.alignment(np.stack([x, x], axis=1)) == 0.0
+    for over_views in ("mean", "pooled"):
+        assert ik.uniformity(h, over_views=over_views) == pytest.approx(-4.0, rel=1e-14)
+        assert ik.uniformity(np.ones((5, 2, 3)), over_views=over_views) == pytest.approx(0.0, abs=1e-14)
+
+
+# ---- brute force ----------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    n=st.integers(2, 40),
+    v=st.integers(2, 4),
+    alpha=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    t=st.sampled_from([0.5, 2.0, 7.0]),
+    normalize=st.sampled_from(["l2", None]),
+    seed=st.integers(0, 99),
+)
+def test_the_authors_formulas(n, v, alpha, t, normalize, seed):
+    h = features(n, v, 5, seed)
+    x = unit(h) if normalize else h
+    align = np.mean([align_loss(x[:, a], x[:, b], alpha) for a, b in itertools.combinations(range(v), 2)])
+    uniform = np.mean([uniform_loss(x[:, a], t) for a in range(v)])
+    assert ik.alignment(h, alpha, normalize) == pytest.approx(align, rel=1e-11)
+    assert ik.uniformity(h, t, normalize) == pytest.approx(uniform, rel=1e-10)
+    est = ik.AlignUniform(alpha, t, normalize=normalize).fit(h)
+    assert (est.alignment_, est.uniformity_) == pytest.approx((align, uniform), rel=1e-10)
+    assert est.score(h) == pytest.approx(-(align + uniform), rel=1e-9, abs=1e-10)
+
+
+@PROPERTY
+@given(n=st.integers(2, 30), v=st.integers(1, 4), t=st.sampled_from([0.5, 2.0]), seed=st.integers(0, 99))
+def test_pooled_uniformity_pairs_different_images_only(n, v, t, seed):
+    h = features(n, v, 5, seed)
+    x = unit(h).reshape(n * v, -1)
+    other = np.repeat(np.arange(n), v)[:, None] != np.repeat(np.arange(n), v)
+    want = np.log(np.exp(-t * cdist(x, x) ** 2)[other].mean())
+    assert ik.uniformity(h, t, over_views="pooled") == pytest.approx(want, rel=1e-10)
+    if v == 1:
+        assert ik.uniformity(h, t) == pytest.approx(want, rel=1e-10)
+
+
+@pytest.mark.parametrize("v", [2, 3, 5])
+def test_alignment_of_squares_is_twice_the_uncentred_residual_trace(v):
+    h = features(50, v)
+    m = Moments.from_cube(h, normalize="l2", n_folds=0)
+    assert ik.alignment(h) == pytest.approx(2 * ik.traces(m, "none").residual, rel=1e-11)
+
+
+# ---- invariance -----------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(n=st.integers(2, 60), block_size=st.integers(1, 70), over_views=st.sampled_from(["mean", "pooled"]))
+def test_block_size_does_not_matter(n, block_size, over_views):
+    h = features(n, 2)
+    want = ik.uniformity(h, over_views=over_views)
+    assert ik.uniformity(h, over_views=over_views, block_size=block_size) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("n_images", [1, 7])
+def test_blocks_of_a_file_do_not_matter(monkeypatch, n_images):
+    h = features(41, 3)
+    want = ik.alignment(h)
+
+    def blocks(self, target_bytes=None):
+        for start in range(0, self.shape[0], n_images):
+            yield start, self.read(start, start + n_images)
+
+    monkeypatch.setattr(Features, "blocks", blocks)
+    assert ik.alignment(h) == pytest.approx(want, rel=1e-13)
+
+
+@PROPERTY
+@given(order=st.permutations(range(20)), views=st.permutations(range(3)), scale=st.floats(1e-3, 1e3))
+def test_order_rotation_and_length_do_not_matter(order, views, scale):
+    h = features(20, 3, 4)
+    q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
+    changed = scale * (h @ q)[np.array(order)][:, np.array(views)]
+    for over_views in ("mean", "pooled"):
+        a, b = (ik.AlignUniform(over_views=over_views).fit(x) for x in (h, changed))
+        assert (a.alignment_, a.uniformity_) == pytest.approx((b.alignment_, b.uniformity_), rel=1e-10)
+
+
+def test_far_offsets_cost_no_digits_without_normalisation():
+    h = features(30, 2)
+    want = ik.uniformity(h, normalize=None)
+    assert ik.uniformity(h + 1e4, normalize=None) == pytest.approx(want, rel=1e-9)
+    assert ik.uniformity((h + 64).astype(np.float32), normalize=None) == pytest.approx(want, rel=1e-4)
+
+
+def test_float32_is_right_to_its_precision():
+    h = features(200, 2, 32)
+    a, b = (ik.AlignUniform().fit(x) for x in (h.astype(np.float32), h))
+    assert (a.alignment_, a.uniformity_) == pytest.approx((b.alignment_, b.uniformity_), rel=1e-6)
+
+
+def test_far_apart_rows_do_not_underflow():
+    h = 100 * features(30, 2)
+    squared = np.concatenate([pdist(h[:, a]) ** 2 for a in range(2)]).reshape(2, -1)
+    smallest = squared.min(axis=1, keepdims=True)
+    logs = -2 * smallest[:, 0] + np.log(np.exp(-2 * (squared - smallest)).mean(axis=1))
+    assert ik.uniformity(h, normalize=None) == pytest.approx(logs.mean(), rel=1e-9)
+    assert np.exp(-2 * squared).sum() == 0  # what the plain formula is left with
+    for block_size in (1, 4):
+        assert ik.uniformity(h, normalize=None, block_size=block_size) == pytest.approx(logs.mean(), rel=1e-9)
+
+
+# ---- the estimator --------------------------------------------------------------------------------------------------
+
+
+def test_rows_groups_cubes_clone_and_pickle():
+    h = features(30, 2)
+    want = ik.AlignUniform().fit(h)
+    pair = (want.alignment_, want.uniformity_)
+    rows, groups = h.reshape(-1, 6), np.repeat(np.arange(30), 2)
+    for est in (
+        ik.AlignUniform().fit(rows),
+        ik.AlignUniform().fit(rows, groups=groups),
+        ik.AlignUniform().fit(ik.from_arrays(h)),
+        clone(want).fit(h),
+        pickle.loads(pickle.dumps(want)),
+    ):
+        assert (est.alignment_, est.uniformity_) == pytest.approx(pair, rel=1e-12)
+    assert want.score(rows) == want.score(h)
+
+
+def test_transform_gives_unit_vectors():
+    h = features(30, 2)
+    np.testing.assert_allclose(ik.AlignUniform().fit(h).transform(h), unit(h), rtol=1e-14)
+    np.testing.assert_array_equal(ik.AlignUniform(normalize=None).fit(h).transform(h), h)
+
+
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+
+def test_random_directions_have_the_known_uniformity():
+    # On the circle the mean of exp(-t ||x - y||^2) is exp(-2t) I0(2t).
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((3000, 2, 2))
+    assert ik.uniformity(h, t=2.0) == pytest.approx(np.log(np.exp(-4.0) * np.i0(4.0)), abs=0.01)
+    assert ik.alignment(h) == pytest.approx(2.0, abs=0.08)

@@ -1,0 +1,148 @@
+"""Walks every public estimator through scikit-learn's own checks, and every public name through its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.utils.estimator_checks import check_estimator
+
+import icrkit as ik
+
+# These checks fit on an odd number of rows without groups, which is no whole number of images of two views.
+ODD_ROWS = dict.fromkeys(
+    (
+        "check_estimators_overwrite_params",
+        "check_estimators_fit_returns_self",
+        "check_readonly_memmap_input",
+        "check_n_features_in_after_fitting",
+    ),
+    "an odd number of rows is no whole number of images of two views",
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize(
+    ("est", "expected"),
+    [
+        (ik.ICREstimator(), ODD_ROWS),
+        (ik.FisherSpectrum(), ODD_ROWS),
+        (ik.AlignUniform(), ODD_ROWS),
+        (ik.NC1Scorer(), {}),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_scikit_learns_own_checks(est, expected):
+    results = check_estimator(est, expected_failed_checks=expected, on_skip=None, on_fail=None)
+    by_status: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        by_status.setdefault(result["status"], []).append(result)
+    failed = {r["check_name"]: str(r["exception"]) for r in by_status.get("failed", [])}
+    assert not failed, failed
+    # A check that was expected to fail counts as xfail whether or not it would; one that passes is not in the list.
+    unexpected = {r["check_name"]: str(r["exception"]) for r in by_status.get("xfail", [])}
+    assert set(unexpected) == set(expected) and len(expected) <= 4
+    assert all("not a multiple of n_views" in message for message in unexpected.values()), unexpected
+    ran = len(by_status["passed"]) + len(unexpected)
+    assert ran >= 40 and len(by_status["passed"]) >= 42
+    assert {r["check_name"] for r in by_status.get("skipped", [])} <= {"check_array_api_input"}
+
+
+def test_every_public_estimator_is_checked():
+    public = {name for name in ik.__all__ if _is_estimator(getattr(ik, name))}
+    checked = {"ICREstimator", "FisherSpectrum", "AlignUniform", "NC1Scorer"}
+    # The parts of a pipeline take cubes, which scikit-learn's checks have none of.
+    assert public == checked | {"SelectLevel", "MeanViews", "PerView", "SemanticWindow"}
+
+
+def _is_estimator(thing: Any) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, BaseEstimator)
+
+
+# ---- docstrings -----------------------------------------------------------------------------------------------------
+
+SECTIONS = ("Parameters", "Attributes", "Returns", "Raises", "Notes", "References", "Examples")
+
+
+def public_names() -> Iterator[tuple[str, Any]]:
+    for name in ik.__all__:
+        thing = getattr(ik, name)
+        yield name, thing
+        if isinstance(thing, types.ModuleType):
+            for inner in getattr(thing, "__all__", ()):
+                yield f"{name}.{inner}", getattr(thing, inner)
+
+
+def sections(doc: str) -> list[str]:
+    return re.findall(r"^[ \t]*([A-Z][A-Za-z ]+)\n[ \t]*-{3,}$", doc, flags=re.M)
+
+
+def own_parameters(thing: Any) -> list[str]:
+    signature = inspect.signature(thing)
+    skip = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in signature.parameters.values() if p.kind not in skip]
+
+
+@pytest.mark.parametrize(("name", "thing"), list(public_names()), ids=lambda x: x if isinstance(x, str) else "")
+def test_every_public_name_has_a_docstring_in_order(name, thing):
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    summary = doc.split("\n\n")[0]
+    # A summary is a sentence, on one line if it can be and on two at most.
+    assert summary.rstrip().endswith((".", ":")) and summary.count("\n") <= 1, summary
+    found = sections(doc)
+    assert set(found) <= set(SECTIONS), found
+    assert found == sorted(found, key=SECTIONS.index), f"{name}: sections {found} are not in order"
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [
+        (name, thing)
+        for name, thing in public_names()
+        if callable(thing) and not (inspect.isclass(thing) and issubclass(thing, BaseException | tuple))
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_classes_and_functions_have_the_sections_that_apply(name, thing):
+    doc = inspect.getdoc(thing) or ""
+    found = sections(doc)
+    assert "Examples" in found and ">>>" in doc, f"{name} has no example"
+    parameters = own_parameters(thing)
+    if parameters:
+        assert "Parameters" in found, f"{name} does not describe {parameters}"
+        described = doc.split("Parameters\n")[1]
+        missing = [p for p in parameters if not re.search(rf"(?<!\w){re.escape(p)}(?!\w)", described)]
+        assert not missing, f"{name}: {missing} not described"
+    if _is_estimator(thing):
+        undescribed = [a for a in _attributes_after_fit(thing) if not re.search(rf"(?<!\w){a}(?!\w)", doc)]
+        assert not undescribed, f"{name} does not describe {undescribed}"
+    if inspect.isfunction(thing) and inspect.signature(thing).return_annotation not in (None, "None"):
+        assert "Returns" in found, f"{name} does not say what it returns"
+
+
+def _attributes_after_fit(thing: type) -> list[str]:
+    found = set(re.findall(r"self\.(\w+_)\b(?!\()", inspect.getsource(thing)))
+    return [name for name in found if not name.startswith("_") and name != "n_features_in_"]
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [(name, thing) for name, thing in public_names() if inspect.isclass(thing) and name in ik.__all__],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_public_methods_are_described(name, thing):
+    missing = [
+        method
+        for method, function in inspect.getmembers(thing, callable)
+        if not method.startswith("_")
+        and getattr(function, "__module__", "").startswith("icrkit")
+        and not inspect.getdoc(function)
+    ]
+    assert not missing, f"{name}: {missing} have no docstring"
