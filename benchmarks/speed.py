@@ -3,8 +3,8 @@
     python benchmarks/speed.py
 
 The limit is one symmetric rank-k update (BLAS ssyrk, in blocks) over the same rows: N V d (d + 1) flops. Everything
-runs in turn, several rounds in one process, and each ratio is taken within its round, so that a noisy machine moves both
-sides. Writes ``benchmarks/results/speed.csv``.
+runs in turn, several rounds in one process, and each ratio is taken within its round, so that a noisy machine moves
+both sides. Writes ``benchmarks/results/speed.csv``.
 """
 
 from __future__ import annotations

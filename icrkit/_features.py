@@ -221,6 +221,8 @@ def _from_array(array: NDArray[Any], n_views: int | None, groups: Any) -> Featur
     if groups is not None:
         return _from_dataarray(from_rows(array, groups=groups).level())
     views = 2 if n_views is None else n_views
+    if views < 1:
+        raise ValueError(f"n_views must be at least 1, not {views}")
     n_rows, n_features = array.shape
     if n_rows % views:
         raise NotEnoughDataError(
@@ -244,7 +246,7 @@ def _check_dtype(dtype: np.dtype[Any], name: str, *, in_memory: bool = False) ->
 
 def _warn_if_shuffled(views: NDArray[Any], n_sample: int = 512) -> None:
     """Rows of one image should be closer to each other than to the next image's."""
-    if len(views) < 16:
+    if len(views) < 16 or views.shape[1] < 2:
         return
     sample = np.asarray(views[:n_sample], dtype=np.float64)
     own = np.square(sample[:, 0] - sample[:, 1]).sum(axis=1)

@@ -121,9 +121,16 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         click.echo(_json(facts))
         return
-    click.echo(repr(cube))
-    click.echo(f"  state: {' '.join(state.split())}")
-    for name, value in cube.attrs.items():
+    levels = facts["sigmas"]
+    click.echo(f"{path}: {cube.n_images} images x {cube.n_views} views x {len(levels)} levels, {facts['dtype']}")
+    lines = {
+        "state": " ".join(state.split()),
+        "layers": ", ".join(f"{name} ({d} features)" for name, d in cube.n_features.items()),
+        "sigmas": ", ".join(f"{sigma:g}" for sigma in levels),
+        "labels": "yes" if facts["labels"] else "no",
+        **{name: value for name, value in cube.attrs.items() if name not in ("layers", "n_views")},
+    }
+    for name, value in lines.items():
         click.echo(f"  {name}: {value if isinstance(value, str) else _json(value, indent=None)}")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from icrkit.cube import Cube
@@ -165,7 +166,11 @@ def few_label_accuracy(
     draws = [_draw(train, labels, n_labels, seed, draw) for draw in range(n_draws)]
     shape = (len(cube.layers), len(cube.sigmas))
     mean, error = np.empty(shape), np.empty(shape)
-    with tqdm(total=mean.size, desc="probe", unit="level", disable=not progress) as bar:
+    # A hundred rows are too few to share: beside another process, waiting BLAS threads took 20 times longer.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        tqdm(total=mean.size, desc="probe", unit="level", disable=not progress) as bar,
+    ):
         for place in np.ndindex(shape):
             level = cube.select(layer=cube.layers[place[0]], sigma=cube.sigmas[place[1]])
             rows = MeanViews().fit_transform(level)

@@ -54,7 +54,13 @@ def test_version() -> None:
 def test_info(store: Path) -> None:
     result = icrkit("info", store)
     assert result.exit_code == 0
-    for word in ("120 images x 2 views x 3 levels", "mid (4 features", "up (2 features", "seed: 7", "complete"):
+    for word in (
+        "120 images x 2 views x 3 levels",
+        "mid (4 features), up (2 features)",
+        "0.01, 0.1, 1",
+        "seed: 7",
+        "complete",
+    ):
         assert word in result.stdout
     facts = json.loads(icrkit("info", store, "--json").stdout)
     assert facts["layers"] == {"mid": 4, "up": 2} and facts["sigmas"] == SIGMAS

@@ -90,6 +90,8 @@ class Crossfit:
         Symmetric on log Q with a t quantile of n_folds - 1 degrees of freedom, then mapped by
         ICR = 1/(1 + Q - 1/V). On log R the coverage would fall to one half as R goes to 0.
         """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
         half = stats.t.ppf(0.5 + confidence / 2, self.n_folds - 1) * self.standard_error
         low, high = (1.0 / (1.0 + self.q * np.exp(step) - 1.0 / self.n_views) for step in (half, -half))
         return float(low), float(high)
@@ -221,7 +223,7 @@ class _FoldTraces:
         self.tau = tau * m_others * float(np.trace(inverse)) if tau else 0.0
 
 
-def _quadratic(lower: Matrix, rows: NDArray[np.float64]) -> float:
+def _quadratic(lower: NDArray[np.floating], rows: NDArray[np.float64]) -> float:
     """sum_j r_j^T A r_j for the symmetric A with this lower triangle and zeros above."""
     product = rows.astype(lower.dtype) @ lower  # counts each pair once
     return float(2.0 * (product * rows).sum() - (np.square(rows) @ lower.diagonal()).sum())

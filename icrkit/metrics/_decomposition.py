@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
 from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments
 
@@ -98,6 +98,7 @@ def traces(moments: Moments, residual_centering: str = "view") -> Traces:
     >>> ik.traces(ik.Moments.from_cube(h, n_folds=0), residual_centering="none").residual
     5.5
     """
+    moments = moments.total
     m = residual_dof(moments, residual_centering)
     diagonal = np.einsum("...ii->...", moments.within)
     if resolve_centering(moments, residual_centering) == "none":
@@ -178,6 +179,8 @@ class ResidualModel:
     def __init__(self, moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> None:
         if regularization < 0:
             raise ValueError(f"regularization must be >= 0, not {regularization}")
+        if moments.dims:
+            raise CubeFormatError(f"moments of one level are wanted, not along {moments.dims}: moments.select(sigma=0)")
         check_degenerate(moments)
         self.dof = int(residual_dof(moments, residual_centering))
         if self.dof <= moments.n_features and regularization == 0:

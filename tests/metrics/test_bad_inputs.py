@@ -259,6 +259,13 @@ def test_views_that_differ_by_a_constant_are_never_clean(est):
         est.fit(h)
 
 
+@pytest.mark.parametrize("est", MOMENT_BASED, ids=name_of)
+@pytest.mark.parametrize("dtype", ["auto", "float64"])
+def test_squares_beyond_the_range_of_float64_are_an_error(est, dtype):
+    with pytest.raises(ValueError, match="scale"):
+        est.__class__(dtype=dtype).fit(features() * 1e200)
+
+
 # ---- conditioning: item 18 ------------------------------------------------------------------------------------------
 
 
@@ -304,6 +311,7 @@ def test_another_number_of_features(est):
         (ik.ICREstimator(regularization=-0.1), "regularization must be >= 0"),
         (ik.ICREstimator(normalize="l1"), "normalize must be"),
         (ik.ICREstimator(dtype="float16"), "dtype must be"),
+        (ik.ICREstimator(confidence=1.5), "confidence must lie between 0 and 1"),
         (ik.FisherSpectrum(n_components=0), "n_components=0 must be between 1 and d=4"),
         (ik.FisherSpectrum(n_components=5), "n_components=5 must be between 1 and d=4"),
         (ik.AlignUniform(alpha=0), "alpha must be positive"),
@@ -327,6 +335,23 @@ def test_moments_do_not_hold_what_an_option_needs():
     for est in (ik.AlignUniform(), ik.NC1Scorer()):
         with pytest.raises((TypeError, ValueError)):
             est.fit(m, labels())
+
+
+def test_moments_of_several_levels_must_be_chosen_from():
+    cube = ik.datasets.make_cube(60, 4, sigmas=[0.1, 1.0], random_state=0)
+    m = ik.Moments.from_cube(cube)
+    for call in (lambda: ik.ICREstimator().fit(m), lambda: ik.FisherSpectrum().fit(m), lambda: ik.fisher_spectrum(m)):
+        with pytest.raises(CubeFormatError, match=r"one level.* moments\.select\(sigma="):
+            call()
+
+
+@pytest.mark.parametrize("est", (*MOMENT_BASED, ik.AlignUniform()), ids=name_of)
+def test_rows_of_one_view_or_none(est):
+    rows = features().reshape(-1, 4)
+    with pytest.raises(NotEnoughDataError, match="at least 2 are needed"):
+        est.__class__(n_views=1).fit(rows)
+    with pytest.raises(ValueError, match="n_views must be at least 1, not 0"):
+        est.__class__(n_views=0).fit(rows)
 
 
 def test_labels_must_be_there_and_match():

@@ -217,9 +217,9 @@ def repeats(law: str, n_images: int, d: int, n: int, n_views: int = 2, icr: floa
 
 @pytest.mark.parametrize("law", ["gaussian", "heavy"])
 def test_the_mean_is_right_at_three_images_for_two_features(law):
-    value, plug_in, _ = repeats(law, 48, 32, 1000)
+    value, plug_in, _ = repeats(law, 48, 32, 400)
     error = value.std(ddof=1) / np.sqrt(len(value))
-    assert error < 0.003
+    assert error < 0.005  # Monte-Carlo
     assert abs(value.mean() - 0.5) < 0.01
     assert plug_in.mean() < 0.3  # half of the truth
 
@@ -227,7 +227,7 @@ def test_the_mean_is_right_at_three_images_for_two_features(law):
 @pytest.mark.parametrize("law", ["gaussian", "heavy"])
 @pytest.mark.parametrize("icr", [0.1, 0.95])
 def test_the_interval_covers_the_truth(law, icr):
-    value, _, covered = repeats(law, 64, 16, 400, icr=icr)
+    value, _, covered = repeats(law, 64, 16, 300, icr=icr)
     error = np.sqrt(0.95 * 0.05 / len(covered))
     assert 0.93 - 2 * error < covered.mean() < 0.99 + error
     assert abs(value.mean() - icr) < 0.01 + 3 * value.std() / np.sqrt(len(value))

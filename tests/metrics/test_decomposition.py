@@ -125,6 +125,11 @@ def test_leading_axes_are_kept(centering):
             np.testing.assert_allclose(stacked[k], function(m.select(fold=k), centering), rtol=1e-14)
 
 
+def test_traces_of_folds_are_those_of_the_total():
+    h = features(60, 3, 4)
+    assert ik.traces(Moments.from_cube(h)) == pytest.approx(ik.traces(Moments.from_block(h)), rel=1e-12)
+
+
 # ---- invariance -----------------------------------------------------------------------------------------------------
 
 
