@@ -89,6 +89,17 @@ def make_heavy_cube(n_images: int = 1000, n_features: int = 16, **options: Any) 
 
     The same as :func:`make_cube` with ``residual="heavy"``.
 
+    Parameters
+    ----------
+    n_images, n_features : int
+    **options
+        Further parameters of :func:`make_cube`: n_views, icr, sigmas, n_classes, random_state.
+
+    Returns
+    -------
+    Cube
+        As of :func:`make_cube`.
+
     Examples
     --------
     >>> import icrkit as ik
@@ -127,7 +138,24 @@ FASHION_CLASSES = (
 
 
 def data_path(name: str) -> Path:
-    """Path of a file that ships with the package."""
+    """Path of a file that ships with the package.
+
+    Parameters
+    ----------
+    name : str
+        "fashion_images.npz", "fashion_cube.h5", "fashion_denoiser.onnx" (the example network) or "NOTICE".
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> import icrkit as ik, numpy as np
+    >>> with np.load(ik.datasets.data_path("fashion_images.npz")) as arrays:
+    ...     sorted(arrays)
+    ['test_images', 'test_labels', 'train_images', 'train_labels']
+    """
     return Path(str(resources.files("icrkit") / "data" / name))
 
 

@@ -106,6 +106,24 @@ class Moments:
     References
     ----------
     Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1 (in matrix form).
+
+    Examples
+    --------
+    Blocks of images add up to the whole, and a part can be taken away again:
+
+    >>> import numpy as np, icrkit as ik
+    >>> cube = ik.datasets.make_cube(n_images=400, n_features=8, random_state=0)
+    >>> first, rest = (ik.Moments.from_cube(part, n_folds=0) for part in (cube[:100], cube[100:]))
+    >>> whole = ik.Moments.from_cube(cube, n_folds=0)
+    >>> first + rest
+    Moments(400 images, 2 views, 8 features, float64 products)
+    >>> np.allclose((first + rest).within, whole.within), np.allclose((whole - first).between, rest.between)
+    (True, True)
+
+    Metrics read them, without the features:
+
+    >>> bool(np.isclose(ik.icr(first + rest), ik.ICREstimator().fit(cube).icr_))
+    True
     """
 
     n_images: NDArray[np.int64]

@@ -52,6 +52,22 @@ def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "dige
         When the file declares more than it can hold.
     FileNotFoundError
         When there is nothing at the path.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, icrkit as ik
+    >>> path = tempfile.mkdtemp() + "/features.npz"
+    >>> np.savez(path, mid=np.zeros((100, 2, 8)), up=np.zeros((100, 2, 4)))
+    >>> ik.open_cube(path).layers
+    ('mid', 'up')
+
+    A store, of which only the level that is asked for is read:
+
+    >>> path = tempfile.mkdtemp() + "/out.cube"
+    >>> with ik.CubeWriter(path, {"mid": 8}, [0.1, 0.3], n_views=2, n_images=100) as writer:
+    ...     writer.append(range(100), {"mid": np.ones((100, 2, 2, 8))})
+    >>> ik.open_cube(path).select(sigma=0.3)["mid"].values.shape
+    (100, 2, 1, 8)
     """
     check_mode(verify)
     path = Path(os.path.abspath(path))

@@ -15,8 +15,8 @@ from scipy import stats
 
 from icrkit.exceptions import IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, subtract_outer
-from icrkit.metrics._decomposition import Matrix, ResidualModel, between_covariance, resolve_centering
-from icrkit.moments import Moments, helmert
+from icrkit.metrics._decomposition import ResidualModel, between_covariance, resolve_centering
+from icrkit.moments import UNIT_ROUNDOFF, Moments, helmert
 
 __all__ = ["Crossfit", "crossfit", "jackknife_error"]
 
@@ -205,10 +205,12 @@ class _FoldTraces:
         try:
             factor = SpdFactor(scatter, overwrite=True)
         except np.linalg.LinAlgError:
-            raise IllConditionedError(
-                f"the residual covariance without one fold is not positive definite: m = {m_others}, "
-                f"d = {len(scatter)}. Use more images, fewer features, or regularization > 0."
-            ) from None
+            raise IllConditionedError(_no_fold(m_others, d)) from None
+        # Where what the other images leave of a feature is down to the rounding of the subtraction, the factor exists
+        # and means nothing: a pivot is the residual of a feature given those before it.
+        pivots = np.square(factor.lower.diagonal()) / (total.within.diagonal() + tau * m_others)
+        if not pivots.min() > 1e3 * UNIT_ROUNDOFF[total.products]:
+            raise IllConditionedError(_no_fold(m_others, d))
         grand = delta.mean(axis=0)
         # P = m_others * inverse of the scatter.
         in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
@@ -221,6 +223,13 @@ class _FoldTraces:
         self.residual = m_others * residual / m_fold
         self.between_others = m_others * (in_total - in_fold - pull * pulled) / (n_others - 1)
         self.tau = tau * m_others * float(np.trace(inverse)) if tau else 0.0
+
+
+def _no_fold(m: int, d: int) -> str:
+    return (
+        f"the residual covariance without one of the folds is singular to working precision: m = {m}, d = {d}. A "
+        "feature may vary in a few images only. Use more images, fewer features, or regularization > 0."
+    )
 
 
 def _quadratic(lower: NDArray[np.floating], rows: NDArray[np.float64]) -> float:

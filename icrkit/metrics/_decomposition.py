@@ -48,6 +48,11 @@ def residual_covariance(moments: Moments, residual_centering: str = "view") -> M
     residual_centering : {"view", "none"}
         Whether each view's own mean over images is removed first (the paper's number), or not (MANOVA).
 
+    Returns
+    -------
+    ndarray (*lead, d, d)
+        Positive semidefinite; of rank m at most, m = (N-1)(V-1) or, with "none", N(V-1).
+
     Raises
     ------
     NotEnoughDataError
@@ -56,6 +61,18 @@ def residual_covariance(moments: Moments, residual_centering: str = "view") -> M
     References
     ----------
     Li et al. 2026, eq. B.6: Cov(h1 - h2)/2 for two views.
+
+    Examples
+    --------
+    >>> import numpy as np, icrkit as ik
+    >>> h = np.array([[[0.0], [2.0]], [[4.0], [6.0]], [[8.0], [13.0]]])
+    >>> m = ik.Moments.from_cube(h, n_folds=0)
+    >>> float(ik.residual_covariance(m)[0, 0])
+    1.5
+    >>> float(np.var(h[:, 0] - h[:, 1], ddof=1)) / 2
+    1.5
+    >>> round(float(ik.residual_covariance(m, residual_centering="none")[0, 0]), 6)  # the second view lies 3 higher
+    5.5
     """
     m = residual_dof(moments, residual_centering)
     if (m < 1).any():
@@ -76,6 +93,35 @@ def invariant_covariance(moments: Moments, residual_centering: str = "view") -> 
     """Invariant covariance Sigma_s = B - W/V, (*lead, d, d); an estimate, which need not be PSD.
 
     With centring "view" it is the symmetrised covariance between different views, averaged over pairs of views.
+
+    Parameters
+    ----------
+    moments : Moments
+    residual_centering : {"view", "none"}
+        Of W: see :func:`icrkit.residual_covariance`.
+
+    Returns
+    -------
+    ndarray (*lead, d, d)
+        Symmetric; may have negative eigenvalues, which are not clipped.
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than two images.
+
+    References
+    ----------
+    Li et al. 2026, eq. B.6: Cov((h1 + h2)/2) - Cov(h1 - h2)/4 for two views.
+
+    Examples
+    --------
+    >>> import numpy as np, icrkit as ik
+    >>> h = np.array([[[0.0], [2.0]], [[4.0], [6.0]], [[8.0], [13.0]]])
+    >>> float(ik.invariant_covariance(ik.Moments.from_cube(h, n_folds=0))[0, 0])
+    22.0
+    >>> float(np.cov(h[:, 0, 0], h[:, 1, 0])[0, 1])
+    22.0
     """
     return between_covariance(moments) - residual_covariance(moments, residual_centering) / moments.n_views
 
@@ -89,14 +135,31 @@ class Traces(NamedTuple):
 
 
 def traces(moments: Moments, residual_centering: str = "view") -> Traces:
-    """Tr Sigma_s, Tr Sigma_xi and their sum Tr Sigma_h.
+    """Tr Sigma_s, Tr Sigma_xi and their sum Tr Sigma_h, in squared feature units.
+
+    Parameters
+    ----------
+    moments : Moments
+        One level; folds are merged.
+    residual_centering : {"view", "none"}
+        See :func:`icrkit.residual_covariance`.
+
+    Returns
+    -------
+    Traces
+        Named tuple (invariant, residual, total). The invariant trace is an estimate, and may be negative where there
+        is hardly any signal.
+
+    Notes
+    -----
+    They depend on the scale of the features. For features of unit length take moments with ``normalize="l2"``.
 
     Examples
     --------
     >>> import numpy as np, icrkit as ik
     >>> h = np.array([[[0.0], [2.0]], [[4.0], [6.0]], [[8.0], [13.0]]])
-    >>> ik.traces(ik.Moments.from_cube(h, n_folds=0), residual_centering="none").residual
-    5.5
+    >>> ik.traces(ik.Moments.from_cube(h, n_folds=0))
+    Traces(invariant=22.0, residual=1.5, total=23.5)
     """
     moments = moments.total
     m = residual_dof(moments, residual_centering)

@@ -184,6 +184,7 @@ class ICREstimator(FeatureTransformer):
     condition_number_, error_bound_ : float
         Of the scaled residual covariance (1-norm), and unit roundoff times it: a bound on the error of ICR.
     moments_ : Moments
+        Of all features, dropped ones included.
     dropped_features_ : ndarray of int
     n_features_in_ : int
 
@@ -209,6 +210,7 @@ class ICREstimator(FeatureTransformer):
     """
 
     moments_: Moments
+    _used: Moments  # without the dropped features
 
     def __init__(
         self,
@@ -285,9 +287,10 @@ class ICREstimator(FeatureTransformer):
     def _finish(self, moments: Moments) -> Self:
         if self.correction not in CORRECTIONS:
             raise ValueError(f"correction must be one of {CORRECTIONS}, not {self.correction!r}")
+        self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
         constant = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
         self.dropped_features_ = constant
-        self.moments_ = moments = moments.select_features(self._kept(moments.n_features)) if constant.size else moments
+        self._used = moments = moments.select_features(self._kept(moments.n_features)) if constant.size else moments
         total, centering = moments.total, self.residual_centering
         self._model = ResidualModel(total, self.regularization, centering)
         self.condition_number_ = self._model.condition_number
@@ -355,19 +358,19 @@ class ICREstimator(FeatureTransformer):
     def invariant_covariance_(self) -> Matrix:
         """Sigma_s = B - W/V, (d, d)."""
         check_is_fitted(self, "icr_plugin_")
-        return invariant_covariance(self.moments_.total, self.residual_centering)
+        return invariant_covariance(self._used.total, self.residual_centering)
 
     @property
     def residual_covariance_(self) -> Matrix:
         """Sigma_xi = W, (d, d)."""
         check_is_fitted(self, "icr_plugin_")
-        return residual_covariance(self.moments_.total, self.residual_centering)
+        return residual_covariance(self._used.total, self.residual_centering)
 
     @property
     def n_negative_(self) -> int:
         """Number of negative generalised eigenvalues."""
         check_is_fitted(self, "icr_plugin_")
-        spectrum = fisher_spectrum(self.moments_, self.regularization, self.residual_centering)
+        spectrum = fisher_spectrum(self._used, self.regularization, self.residual_centering)
         return int((spectrum.eigenvalues < 0).sum())
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
@@ -403,4 +406,4 @@ class ICREstimator(FeatureTransformer):
     def _transform_rows(self, rows: NDArray[np.floating]) -> Matrix:
         if self.dropped_features_.size:
             rows = rows[:, self._kept(rows.shape[1])]
-        return self._model.whiten(rows - self.moments_.total.mean.mean(axis=0))
+        return self._model.whiten(rows - self._used.total.mean.mean(axis=0))

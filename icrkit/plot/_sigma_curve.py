@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
@@ -103,8 +102,6 @@ class SigmaCurveDisplay:
         cls,
         window: Any,
         *,
-        curve: xr.Dataset | None = None,
-        trained_range: tuple[float, float] | None = None,
         accuracy: ArrayLike | None = None,
         accuracy_error: ArrayLike | None = None,
         ax: Any = None,
@@ -115,11 +112,8 @@ class SigmaCurveDisplay:
         ----------
         window : SemanticWindow
             Fitted.
-        curve : xarray.Dataset, optional
-            Drawn in place of ``window.curve_``: the same variables at more levels, such as those that took no part in
-            the choice.
-        trained_range, accuracy, accuracy_error
-            As for the class; accuracies at the levels of the curve, ascending.
+        accuracy, accuracy_error : array (n_levels,), optional
+            Of a probe, at the levels of ``window.curve_``, ascending.
         ax : Axes, or (Axes, Axes), optional
             As for :meth:`plot`.
 
@@ -137,13 +131,13 @@ class SigmaCurveDisplay:
         0.1
         """
         check_is_fitted(window)
-        one = (window.curve_ if curve is None else curve).sel(layer=window.best_layer_)
+        one = window.curve_.sel(layer=window.best_layer_)
         display = cls(
             sigma=one["sigma"].to_numpy(),
             **{name: one[name].to_numpy() for name in ("icr", "low", "high", "plugin")},
             chosen=window.best_sigma_,
             window=window.window_,
-            trained_range=trained_range,
+            trained_range=window.trained_range_,
             accuracy=accuracy,
             accuracy_error=accuracy_error,
             layer=window.best_layer_,

@@ -89,20 +89,26 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         tau as a share of Tr(Sigma_xi)/d.
     random_state : int
         Seed of the fold hash.
+    trained_range : "auto", None or (low, high)
+        Noise levels that the network was trained on. Levels outside are measured, but cannot be chosen: features there
+        are those of the network's extrapolation, and may look good again. "auto" takes what the cube records,
+        ``attrs["noise"]["trained_range"]``, if anything; None lets every level be chosen.
 
     Attributes
     ----------
     best_sigma_ : float
-        Level of the lowest ICR in `best_layer_`.
+        Candidate of the lowest ICR in `best_layer_`.
     best_layer_ : str
     confidence_set_ : ndarray
-        Every level of `best_layer_` that may be the best.
+        Every candidate of `best_layer_` that may be the best.
     window_ : tuple of float
         (low, high): the contiguous run of `confidence_set_` around `best_sigma_`.
     at_edge_ : bool
-        Whether the lowest ICR is at the first or last level: the optimum may lie outside.
+        Whether the lowest ICR is at the first or last candidate: the optimum may lie outside.
+    trained_range_ : (float, float) or None
     curve_ : xarray.Dataset
-        ``icr``, ``low``, ``high``, ``plugin``, ``total_snr`` and ``in_set`` by layer and sigma.
+        ``icr``, ``low``, ``high``, ``plugin``, ``total_snr`` and ``in_set`` by layer and sigma, all levels, ascending;
+        ``trained`` by sigma says which of them are candidates.
 
     Notes
     -----
@@ -127,6 +133,7 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         confidence: float = 0.95,
         regularization: float = 0.0,
         random_state: int = 0,
+        trained_range: str | tuple[float, float] | None = "auto",
     ) -> None:
         self.layer = layer
         self.criterion = criterion
@@ -134,6 +141,7 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         self.confidence = confidence
         self.regularization = regularization
         self.random_state = random_state
+        self.trained_range = trained_range
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Sweep the levels of each layer, one pass each.
@@ -148,22 +156,48 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         cube = X if isinstance(X, Cube) else Cube(X)
         if self.layer is not None:
             cube = cube.select(layer=self.layer)
-        self.curve_ = xr.concat([self._sweep(cube, name) for name in cube.layers], dim="layer")
-        lowest = self.curve_["icr"].to_numpy().argmin(axis=1)
-        height = self.curve_["total_snr"].to_numpy()[np.arange(len(lowest)), lowest]
-        self.best_layer_ = str(self.curve_["layer"].to_numpy()[height.argmax()])
-        chosen = self.curve_.sel(layer=self.best_layer_)
-        sigmas, icr = chosen["sigma"].to_numpy(), chosen["icr"].to_numpy()
-        in_set = chosen["in_set"].to_numpy()
-        run = window_around(icr, in_set)
-        self.best_sigma_ = float(sigmas[int(icr.argmin())])
-        self.confidence_set_ = sigmas[in_set]
-        self.window_ = (float(sigmas[run][0]), float(sigmas[run][-1]))
-        self.at_edge_ = int(icr.argmin()) in (0, len(icr) - 1)
+        if np.isnan(cube.sigmas).any():
+            raise CubeFormatError("a sweep needs noise levels, and this cube does not know its own: give sigmas")
+        sigmas = np.sort(cube.sigmas)
+        self.trained_range_ = self._trained_range(cube)
+        low, high = self.trained_range_ or (-np.inf, np.inf)
+        trained = (low <= sigmas) & (sigmas <= high)
+        if not trained.any():
+            raise CubeFormatError(
+                f"no noise level lies in the trained range {low:g} to {high:g}: nothing to choose from. "
+                "trained_range=None lets every level be chosen."
+            )
+        curve = xr.concat([self._sweep(cube, name, sigmas, trained) for name in cube.layers], dim="layer")
+        self.curve_ = curve.assign(trained=("sigma", trained))
+        self._choose(self.curve_.isel(sigma=np.flatnonzero(trained)))
         return self
 
-    def _sweep(self, cube: Cube, layer: str) -> xr.Dataset:
-        sigmas = np.sort(cube.sigmas)
+    def _choose(self, candidates: xr.Dataset) -> None:
+        lowest = candidates["icr"].to_numpy().argmin(axis=1)
+        height = candidates["total_snr"].to_numpy()[np.arange(len(lowest)), lowest]
+        self.best_layer_ = str(candidates["layer"].to_numpy()[height.argmax()])
+        chosen = candidates.sel(layer=self.best_layer_)
+        sigmas, icr, in_set = (chosen[name].to_numpy() for name in ("sigma", "icr", "in_set"))
+        best = int(icr.argmin())
+        run = sigmas[window_around(icr, in_set)]
+        self.best_sigma_ = float(sigmas[best])
+        self.confidence_set_ = sigmas[in_set]
+        self.window_ = (float(run[0]), float(run[-1]))
+        self.at_edge_ = best in (0, len(icr) - 1)
+
+    def _trained_range(self, cube: Cube) -> tuple[float, float] | None:
+        found: Any = self.trained_range
+        if isinstance(found, str):
+            if found != "auto":
+                raise ValueError(f"trained_range must be 'auto', None or (low, high), not {found!r}")
+            noise = cube.attrs.get("noise")
+            found = noise.get("trained_range") if isinstance(noise, dict) else None
+        if found is None:
+            return None
+        low, high = (float(sigma) for sigma in found)
+        return low, high
+
+    def _sweep(self, cube: Cube, layer: str, sigmas: NDArray[np.float64], trained: NDArray[np.bool_]) -> xr.Dataset:
         results, plugins, widths = [], [], []
         for sigma in sigmas:
             level = cube.select(layer=layer, sigma=sigma)
@@ -174,13 +208,18 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
             results.append(crossfit(moments, self.regularization))
             widths.append(moments.n_features)
         intervals = np.array([r.interval(self.confidence) for r in results])
+        # Levels outside the trained range are no candidates: whether one of them may be the best is not asked.
+        in_set = np.zeros(len(sigmas), dtype=bool)
+        in_set[trained] = best_levels(
+            [r for r, inside in zip(results, trained, strict=True) if inside], self.confidence
+        )
         columns = {
             "icr": np.array([r.icr for r in results]),
             "low": intervals[:, 0],
             "high": intervals[:, 1],
             "plugin": np.array(plugins),
             "total_snr": np.array([d * r.mean_snr for d, r in zip(widths, results, strict=True)]),
-            "in_set": best_levels(results, self.confidence),
+            "in_set": in_set,
         }
         return xr.Dataset(
             {name: ("sigma", values) for name, values in columns.items()}, coords={"sigma": sigmas, "layer": layer}

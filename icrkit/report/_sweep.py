@@ -13,7 +13,6 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
 from icrkit.readings import SemanticWindow
@@ -32,14 +31,12 @@ class Sweep:
     Attributes
     ----------
     window : SemanticWindow
-        Fitted on the levels inside the trained range.
+        Fitted.
     curve : xarray.Dataset
-        By layer and sigma, all levels: the variables of ``window.curve_``, ``trained`` (by sigma), and where a probe
-        was run ``accuracy`` and ``accuracy_error``.
+        By layer and sigma: the variables of ``window.curve_``, and where a probe was run ``accuracy`` and
+        ``accuracy_error``.
     spectrum : FisherSpectrum
         Of the chosen layer at the chosen level.
-    trained_range : (float, float) or None
-        Noise levels that the network saw often in training, as the cube records them.
     n_images, n_views : int
     n_features : dict
         By layer.
@@ -55,7 +52,6 @@ class Sweep:
     window: SemanticWindow
     curve: xr.Dataset
     spectrum: FisherSpectrum
-    trained_range: tuple[float, float] | None
     n_images: int
     n_views: int
     n_features: dict[str, int]
@@ -83,12 +79,6 @@ class Sweep:
         CubeFormatError
             If noise levels are not known, or none is inside the trained range.
 
-        Notes
-        -----
-        Where the cube records the noise its network was trained on (``attrs["noise"]["trained_range"]``), levels
-        outside are measured and shown but not chosen: features of a network that hardly ever saw such noise are
-        features of its extrapolation.
-
         Examples
         --------
         >>> import icrkit as ik
@@ -96,36 +86,21 @@ class Sweep:
         >>> Sweep.of(cube).headline
         'Layer features is cleanest at noise level σ = 0.1'
         """
-        if layer is not None:
-            cube = cube.select(layer=layer)
-        if np.isnan(cube.sigmas).any():
-            raise CubeFormatError("a sweep needs noise levels, and this cube does not know its own: give sigmas")
-        trained_range = _trained_range(cube.attrs)
-        sigmas = np.sort(cube.sigmas)
-        inside = np.ones(len(sigmas), dtype=bool)
-        if trained_range is not None:
-            inside = (sigmas >= trained_range[0]) & (sigmas <= trained_range[1])
-        if not inside.any():
-            raise CubeFormatError(
-                f"no noise level lies inside the trained range {trained_range}: nothing to choose from"
-            )
-        window = SemanticWindow().fit(cube.select(sigma=sigmas[inside]))
-        curve = window.curve_
-        if not inside.all():
-            # These are no candidates, so whether one of them may be the best level is not asked.
-            outside = SemanticWindow().fit(cube.select(sigma=sigmas[~inside])).curve_
-            outside["in_set"] = xr.zeros_like(outside["in_set"])
-            curve = xr.concat([curve, outside], dim="sigma").sortby("sigma")
+        window = SemanticWindow(layer=layer).fit(cube)
         return cls(
             window=window,
-            curve=curve.assign(trained=("sigma", inside)),
+            curve=window.curve_,
             spectrum=FisherSpectrum().fit(window.transform(cube)),
-            trained_range=trained_range,
             n_images=cube.n_images,
             n_views=cube.n_views,
             n_features=cube.n_features,
             attrs=cube.attrs,
         )
+
+    @property
+    def trained_range(self) -> tuple[float, float] | None:
+        """Noise levels that the network was trained on, as the cube records them."""
+        return self.window.trained_range_
 
     # ---- what was found, in words ---------------------------------------------------------------------------------
 
@@ -296,9 +271,7 @@ class Sweep:
         """The curve of the chosen layer; see :meth:`icrkit.plot.SigmaCurveDisplay.plot` for ``ax``."""
         one = self.curve.sel(layer=self.window.best_layer_)
         accuracy = {name: one[name].to_numpy() for name in ("accuracy", "accuracy_error") if name in one}
-        return SigmaCurveDisplay.from_estimator(
-            self.window, curve=self.curve, trained_range=self.trained_range, **accuracy, ax=ax
-        )
+        return SigmaCurveDisplay.from_estimator(self.window, **accuracy, ax=ax)
 
     def save_figure(self, path: str | Path) -> Path:
         """Write the curve of the chosen layer to a file: PNG, SVG or PDF, by its ending.
@@ -325,12 +298,3 @@ def _rank_correlation(one: xr.Dataset) -> float:
 def _listed(levels: Iterable[float], last: str = "or") -> str:
     *others, end = (f"{level:g}" for level in levels)
     return f"{', '.join(others)} {last} {end}" if others else end
-
-
-def _trained_range(attrs: dict[str, Any]) -> tuple[float, float] | None:
-    noise = attrs.get("noise")
-    found = noise.get("trained_range") if isinstance(noise, dict) else attrs.get("trained_range")
-    if found is None:
-        return None
-    low, high = (float(sigma) for sigma in found)
-    return low, high

@@ -118,9 +118,7 @@ class SmallUNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-def edm_loss(
-    net: nn.Module, x0: Tensor, log_sigma: Tensor, noise: Tensor, sigma_data: float = 0.5
-) -> Tensor:
+def edm_loss(net: nn.Module, x0: Tensor, log_sigma: Tensor, noise: Tensor, sigma_data: float = 0.5) -> Tensor:
     """Weighted denoising error of EDM, one value an image (Karras et al. 2022, eq. 2 and table 1).
 
     Parameters
