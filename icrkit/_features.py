@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from icrkit.cube import Cube, from_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
+from icrkit.linalg import SpdFactor
 
 __all__ = ["Features", "as_features", "labelled_like", "n_levels", "split_levels", "unit_rows"]
 
@@ -244,18 +245,55 @@ def _check_dtype(dtype: np.dtype[Any], name: str, *, in_memory: bool = False) ->
     raise CubeFormatError(f"{name} has dtype {dtype}; features must be float16, float32 or float64")
 
 
-def _warn_if_shuffled(views: NDArray[Any], n_sample: int = 512) -> None:
-    """Rows of one image should be closer to each other than to the next image's."""
+# Rows are called shuffled where their agreement within images stays below so many standard errors of unrelated rows...
+_SHUFFLED_Z = 1.5
+# ... and a signal worth the name would be seen: one standard error is at most this share of the rows' variance.
+_SHUFFLED_ERROR = 0.036
+
+
+def _warn_if_shuffled(views: NDArray[Any]) -> None:
+    """Rows of one image should be more alike than rows of different images."""
     if len(views) < 16 or views.shape[1] < 2:
         return
-    sample = np.asarray(views[:n_sample], dtype=np.float64)
-    own = np.square(sample[:, 0] - sample[:, 1]).sum(axis=1)
-    other = np.square(sample[:, 0] - np.roll(sample[:, 1], 1, axis=0)).sum(axis=1)
-    excess = other - own
-    # Unrelated rows: the excess is zero on average. Three standard errors keep weak signals from being accused.
-    if excess.mean() < 0.01 * own.mean() and excess.mean() < 3 * excess.std() / np.sqrt(len(excess)):
+    with np.errstate(over="ignore", invalid="ignore"):  # values are checked by the pass that reads them all
+        agreement, error = _agreement(views)
+    # Simulated (2,000 cubes each, Gaussian and heavy-tailed residuals, 200 images, 4 to 64 features): 92-94 % of
+    # shuffled rows are noticed, and under 1 % of ordered ones of ICR 0.8 accused. Where ICR is 0.95 and above, rows in
+    # order look shuffled unless there are many (64 features: under 1 % of 200 images; 4 features: 1 % of 3,000).
+    if agreement < _SHUFFLED_Z * error and error <= _SHUFFLED_ERROR:
         warnings.warn(
-            "consecutive rows are no closer to each other than to other images' rows: were they shuffled? Rows "
-            "without groups are read as n_views consecutive rows to an image; pass groups= otherwise.",
+            "consecutive rows are no more alike than rows of different images: were they shuffled? Rows without "
+            "groups are read as n_views consecutive rows to an image; pass groups= otherwise. (Rows in order look so "
+            "where they hold hardly any signal.)",
             stacklevel=4,
         )
+
+
+def _agreement(views: NDArray[Any]) -> tuple[float, float]:
+    """Correlation of the first view with the mean of the others, over all directions, and its error if unrelated.
+
+    sum_i <a_i, b_i> in units of the rows' spread. Over all permutations of the b_i it has mean zero and variance
+    ||A B^T||_F^2/(n - 1), so that nothing has to be drawn. Rows are whitened first where there are enough of them: one
+    direction of great variance must not drown the rest.
+    """
+    n, _, d = views.shape
+    most = min(4096, max(512, (1 << 18) // d))  # as many images as cost next to nothing
+    # From everywhere: the first ones may be all of one class.
+    sample = np.asarray(views[:: max(1, n // most)][:most], dtype=np.float64)
+    a, b = sample[:, 0], sample[:, 1:].mean(axis=1)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    spread = np.sqrt(np.square(a).sum(axis=0) + np.square(b).sum(axis=0))
+    varying = spread > 0
+    a, b = a[:, varying] / spread[varying], b[:, varying] / spread[varying]
+    n, d = a.shape
+    if n > 4 * d:
+        try:
+            factor = SpdFactor(a.T @ a + b.T @ b)
+            a, b = factor.whiten(a), factor.whiten(b)
+        except np.linalg.LinAlgError:
+            pass  # linearly dependent features: scaled ones must do
+    total = np.sqrt(np.square(a).sum() * np.square(b).sum())
+    if not total > 0:
+        return 0.0, np.inf
+    squares = np.vdot(a.T @ a, b.T @ b) if d < n else np.square(a @ b.T).sum()
+    return float(np.vdot(a, b) / total), float(np.sqrt(squares / (n - 1)) / total)

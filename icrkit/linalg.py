@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
 
-__all__ = ["SpdFactor", "add_lower", "generalized_eigh", "mirror_lower", "subtract_outer"]
+__all__ = ["SpdFactor", "add_lower", "generalized_eigh", "subtract_outer", "symmetric_from_lower"]
 
 Matrix = NDArray[np.float64]
 
@@ -76,8 +76,8 @@ class SpdFactor:
         for start in range(0, len(inverse), _PANEL):
             # Below the diagonal only, in panels that stay in cache; float32 inverses are widened there.
             panel = (slice(start, None), slice(start, start + _PANEL))
-            part = inverse[panel].T.astype(np.float64, copy=False)
-            results += [np.vdot(part, other[panel].T) for other in aligned]
+            part = inverse[panel].T.astype(np.float64, order="C", copy=False)
+            results += [np.einsum("ij,ij->", part, other[panel].T) for other in aligned]
         # The inverse is zero above the diagonal, so each pair was counted once: double it, less the diagonal.
         diagonal = inverse.diagonal().astype(np.float64)
         return [2.0 * float(r) - float(diagonal @ other.diagonal()) for r, other in zip(results, others, strict=True)]
@@ -125,15 +125,21 @@ def generalized_eigh(
     return values, vectors
 
 
-def mirror_lower(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Copy the lower triangle onto the upper one, in place, in panels that stay in cache."""
-    d = len(matrix)
+def symmetric_from_lower(lower: NDArray[np.floating], out: Matrix) -> Matrix:
+    """Write the symmetric matrix that has this lower triangle into ``out``, which may be ``lower`` itself.
+
+    In panels, so that what is read from memory once is written twice from the cache.
+    """
+    d = len(lower)
     for start in range(0, d, _PANEL):
         stop = min(start + _PANEL, d)
-        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
-        corner = np.tril(matrix[start:stop, start:stop])
-        matrix[start:stop, start:stop] = corner + np.tril(corner, -1).T
-    return matrix
+        below = lower[stop:, start:stop]
+        if out is not lower:
+            out[stop:, start:stop] = below
+        out[start:stop, stop:] = below.T
+        corner = np.tril(lower[start:stop, start:stop])
+        out[start:stop, start:stop] = corner + np.tril(corner, -1).T
+    return out
 
 
 def add_lower(total: Matrix, part: NDArray[np.floating]) -> None:

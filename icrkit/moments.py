@@ -97,6 +97,9 @@ class Moments:
         anything.
     products : {"float64", "float32"}
         Precision in which the products were formed; the sums are float64 in any case.
+    cancellation : float
+        How much centring magnified the rounding of the products: sums about the provisional mean over sums about the
+        mean, the largest over features; 1 where the provisional mean was right.
 
     Notes
     -----
@@ -134,6 +137,7 @@ class Moments:
     coords: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
     views_ordered: bool = True
     products: str = "float64"
+    cancellation: float = 1.0
 
     # ---- construction -------------------------------------------------------------------------------------------
 
@@ -265,6 +269,7 @@ class Moments:
             within=self.within + sign * other.within + weight * _outer(contrasts),
             views_ordered=self.views_ordered and other.views_ordered,
             products=min(self.products, other.products),  # "float32" < "float64": the coarser one
+            cancellation=max(self.cancellation, other.cancellation),
         )
         return merged._cleared(n == 0)
 
@@ -320,12 +325,13 @@ class Moments:
                 coords.pop(name, None)
             elif name in coords:
                 coords[name] = coords[name][np.asarray(index)]
+            at = (slice(None),) * axis + (index if np.ndim(index) == 0 else np.asarray(index),)
             result = dataclasses.replace(
                 result,
-                n_images=np.take(result.n_images, index, axis=axis),
-                mean=np.take(result.mean, index, axis=axis),
-                between=np.take(result.between, index, axis=axis),
-                within=np.take(result.within, index, axis=axis),
+                n_images=np.asarray(result.n_images[at]),
+                mean=result.mean[at],
+                between=result.between[at],
+                within=result.within[at],
                 dims=dims,
                 coords=coords,
             )
@@ -381,6 +387,7 @@ class Moments:
             coords=first.coords if coord is None else {dim: np.asarray(coord), **first.coords},
             views_ordered=all(p.views_ordered for p in parts),
             products=min(p.products for p in parts),
+            cancellation=max(p.cancellation for p in parts),
         )
 
     def _axis(self, dim: str) -> int:
@@ -396,6 +403,13 @@ class Moments:
         _, contrasts = self._split(self.mean)
         return self.within + self.n_images[..., None, None] * _outer(contrasts)
 
+    @property
+    def within_uncentred_diagonal(self) -> NDArray[np.float64]:
+        """Diagonal of `within_uncentred`, (*lead, d), without forming the matrix."""
+        deviations = self.mean - self.mean.mean(axis=-2, keepdims=True)
+        added = self.n_images[..., None] * np.square(deviations).sum(axis=-2)
+        return np.asarray(np.diagonal(self.within, axis1=-2, axis2=-1) + added)
+
     # ---- derived once, kept --------------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -405,8 +419,11 @@ class Moments:
 
     @functools.cached_property
     def within_factor(self) -> SpdFactor:
-        """Cholesky factor of `within`: the pass needs it to judge its own precision, the metrics to whiten."""
-        return SpdFactor(self.within)
+        """Cholesky factor of `within`: the pass needs it to judge its own precision, the metrics to whiten.
+
+        It has the precision of the products: its error is of the same order, u * cond, and float32 costs half.
+        """
+        return SpdFactor(self.within.astype(self.products, order="F"), overwrite=True)
 
     @functools.cached_property
     def condition_number(self) -> float:

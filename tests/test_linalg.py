@@ -8,7 +8,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icrkit.linalg import SpdFactor, add_lower, generalized_eigh, mirror_lower, subtract_outer
+from icrkit.linalg import SpdFactor, add_lower, generalized_eigh, subtract_outer, symmetric_from_lower
 
 PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
 SIZES = st.sampled_from([1, 2, 3, 17, 127, 128, 129, 200])
@@ -103,13 +103,14 @@ def test_generalized_eigh_equals_scipy(d, seed, keep):
 
 
 @PROPERTY
-@given(d=st.integers(1, 300), seed=st.integers(0, 99), order=st.sampled_from("CF"))
-def test_mirror_lower(d, seed, order):
-    matrix = np.asarray(np.random.default_rng(seed).standard_normal((d, d)), order=order)
-    want = np.tril(matrix) + np.tril(matrix, -1).T
-    result = mirror_lower(matrix)
-    assert result is matrix
-    np.testing.assert_array_equal(result, want)
+@given(d=st.integers(1, 300), seed=st.integers(0, 99), order=st.sampled_from("CF"), wide=st.booleans())
+def test_symmetric_from_lower(d, seed, order, wide):
+    dtype = np.float32 if wide else np.float64
+    lower = np.asarray(np.random.default_rng(seed).standard_normal((d, d)), dtype=dtype, order=order)
+    want = (np.tril(lower) + np.tril(lower, -1).T).astype(np.float64)
+    out = np.empty((d, d)) if wide else lower  # widened into another array, or in place
+    assert symmetric_from_lower(lower, out) is out
+    np.testing.assert_array_equal(out, want)
 
 
 @PROPERTY

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from icrkit._features import Features, as_features, n_levels, split_levels
 from icrkit.backends import _numpy
+from icrkit.exceptions import NonFiniteError
 from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments, fold_of_images
 
 __all__ = ["PASSES", "moments_of"]
@@ -46,28 +47,65 @@ def moments_of(
     features = as_features(X, n_views=n_views, groups=groups, normalize=normalize)
     folds = fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None
     make = PASSES["numpy"]
-    if dtype != "auto":
-        return make(features, folds, n_folds, dtype)
-    if features.dtype == np.float64:
-        return make(features, folds, n_folds, "float64")
-    moments = make(features, folds, n_folds, "float32")
-    if _float32_suffices(moments):
-        return moments
-    return make(features, folds, n_folds, "float64")
+    products = dtype
+    if dtype == "auto":
+        products = "float64"
+        if features.dtype == np.float32:
+            moments = make(features, folds, n_folds, "float32")
+            if _float32_suffices(moments, features):
+                return moments
+    moments = make(features, folds, n_folds, products)
+    _refuse_overflow(moments, features.name)
+    return moments
 
 
-def _float32_suffices(moments: Moments) -> bool:
-    total = moments.total
-    scale = total.within.diagonal() / max(int(total.n_images), 1)
-    # Squares near the ends of float32's range lose digits whatever the conditioning. Exact zeros are constant features,
-    # which the metric refuses or drops.
-    varying = scale > 0
-    if not varying.any():
+def _float32_suffices(moments: Moments, features: Features) -> bool:
+    """Whether the sums of a pass with float32 products can be trusted, or the features must be read in float64."""
+    total = _merged(moments)
+    n = max(int(total.n_images), 1)
+    scale, greatest = total.within.diagonal() / n, float(total.between.diagonal().max()) / n
+    # Squares near the ends of float32's range lose digits whatever the conditioning; beyond them they are zero, as the
+    # scatter of a constant feature is. Constant features are common (dead units), and cost no second pass.
+    zero = scale == 0
+    if not (((zero | (scale > 1e-30)) & (scale < 1e30)).all() and greatest < 1e30):
         return False
-    if not ((scale[varying] > 1e-30) & (scale[varying] < 1e30)).all() or not np.isfinite(scale).all():
-        return False
-    if not varying.all():
-        total = total.select_features(varying)
+    if zero.any():
+        if not _constant(moments, features)[zero].all():
+            return False
+        if zero.all():
+            return True  # the metric says so
+        total = total.select_features(~zero)
     if int(total.n_images - 1) * (total.n_views - 1) <= total.n_features:
         return True  # singular whatever the precision: the metric says so
-    return UNIT_ROUNDOFF["float32"] * total.condition_number <= MAX_ERROR["float32"]
+    return UNIT_ROUNDOFF["float32"] * total.cancellation * total.condition_number <= MAX_ERROR["float32"]
+
+
+def _constant(moments: Moments, features: Features) -> NDArray[np.bool_]:
+    """Features (d,) that have one and the same value in every image, for each view; reads the first block again.
+
+    One that is constant in the first block is shifted by its value there, and its mean is that value to the last bit
+    only if nothing but exact zeros came after (or deviations that cancel exactly, in every fold).
+    """
+    _, block = next(features.blocks())
+    first = block[0]
+    means = moments.mean[moments.n_images > 0]
+    return np.asarray((block == first).all(axis=(0, 1)) & (means == first).all(axis=(0, 1)))
+
+
+def _refuse_overflow(moments: Moments, name: str) -> None:
+    # An entry of a scatter is no larger than those of its row and column on the diagonal.
+    total = _merged(moments)
+    finite = np.isfinite(total.between.diagonal()) & np.isfinite(total.within.diagonal())
+    if finite.all():
+        return
+    bad = np.flatnonzero(~finite)
+    way_out = "take dtype='auto', or scale" if moments.products == "float32" else "scale"
+    raise NonFiniteError(
+        f"{name}: all features are finite, but the squares of {bad.size} of {finite.size} overflow {moments.products} "
+        f"(the first is feature {bad[0]}); {way_out} the features down. ICR does not depend on their scale."
+    )
+
+
+@np.errstate(invalid="ignore", over="ignore")  # whether sums overflowed is for the caller to see
+def _merged(moments: Moments) -> Moments:
+    return moments.total

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from icrkit._features import Features
-from icrkit.linalg import add_lower, mirror_lower, subtract_outer
+from icrkit.linalg import add_lower, subtract_outer, symmetric_from_lower
 from icrkit.moments import Moments, helmert
 
 __all__ = ["accumulate"]
@@ -43,6 +43,7 @@ class _Bin:
         self.scales = (1.0 / n_views**2, 0.5)
         self.partial: list[NDArray[np.floating] | None] = [None, None]  # in the products' dtype
         self.n_flushes = 0
+        self.promoted = False
 
     def room(self) -> int:
         return self.capacity - self.filled
@@ -52,11 +53,12 @@ class _Bin:
         n = self.filled
         if n == 0:
             return
-        ones = np.ones(n, self.dtype)
-        self.sums[0] += ones @ self.sum_rows[:n]
+        # Plain reductions: numpy and scipy bring a BLAS each, and calls that alternate between two pools of threads
+        # wait for each other.
+        self.sums[0] += self.sum_rows[:n].sum(axis=0)
         self._add(0, self.sum_rows[:n])
         for c, contrast in enumerate(self.contrast_rows):
-            self.sums[1 + c] += ones @ contrast[:n]
+            self.sums[1 + c] += contrast[:n].sum(axis=0)
         if n == self.capacity:
             self._add(1, self.contrast_rows.reshape(-1, self.contrast_rows.shape[2]))
         else:
@@ -82,14 +84,20 @@ class _Bin:
             if partial is not None:
                 add_lower(total, partial)
         self.partial = [None, None]
+        self.promoted = True
 
     def finish(self) -> NDArray[np.float64]:
         """Centre both scatters and return the mean row of each kind, (n_views, d)."""
         self.flush()
-        self._promote()
+        if self.promoted:
+            self._promote()
         mean = self.sums / max(self.n_images, 1)
-        for total, rows, scale in zip(self.totals, (mean[:1], mean[1:]), self.scales, strict=True):
-            mirror_lower(subtract_outer(total, rows, scale * self.n_images))
+        for which, rows in enumerate((mean[:1], mean[1:])):
+            # What never left the products' own precision is centred there, and widened and mirrored in one go.
+            partial, total = self.partial[which], self.totals[which]
+            lower = total if partial is None else partial
+            symmetric_from_lower(subtract_outer(lower, rows, self.scales[which] * self.n_images), total)
+        self.partial = [None, None]
         return mean
 
 
@@ -195,6 +203,7 @@ def _collect(
     lead = (len(bins),) if folded else ()
     n_images = np.zeros(len(bins), dtype=np.int64)
     mean = np.zeros((len(bins), n_views, d))
+    removed = np.zeros((2, d))
     # Views from contrasts: h = 1 sum/V + H^T contrasts, H orthonormal; stored contrasts are sqrt(2) times those.
     to_views = np.concatenate([np.full((n_views, 1), 1.0 / n_views), helmert(n_views).T / np.sqrt(2.0)], axis=1)
     for k, one in enumerate(bins):
@@ -203,6 +212,11 @@ def _collect(
         if not np.isfinite(rows).all():
             features.raise_non_finite()
         mean[k] = to_views @ rows + (writer.shift if one.n_images else 0.0)
+        # What centring took away, on the diagonals.
+        squares = one.n_images * np.square(rows)
+        removed += np.stack([one.scales[0] * squares[0], one.scales[1] * squares[1:].sum(axis=0)])
+    kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])
+    magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 0)
     return Moments(
         n_images.reshape(lead),
         mean.reshape(*lead, n_views, d),
@@ -211,4 +225,5 @@ def _collect(
         dims=("fold",) if folded else (),
         views_ordered=features.views_ordered,
         products=str(bins[0].dtype),
+        cancellation=1.0 + float(magnified.max()),
     )

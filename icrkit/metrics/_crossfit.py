@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.linalg import blas
 
 from icrkit.exceptions import IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, subtract_outer
@@ -233,6 +234,6 @@ def _no_fold(m: int, d: int) -> str:
 
 
 def _quadratic(lower: NDArray[np.floating], rows: NDArray[np.float64]) -> float:
-    """sum_j r_j^T A r_j for the symmetric A with this lower triangle and zeros above."""
-    product = rows.astype(lower.dtype) @ lower  # counts each pair once
-    return float(2.0 * (product * rows).sum() - (np.square(rows) @ lower.diagonal()).sum())
+    """sum_j r_j^T A r_j for the symmetric A with this lower triangle."""
+    symv = blas.ssymv if lower.dtype == np.float32 else blas.dsymv
+    return float(sum(row @ symv(1.0, lower, row, lower=1).astype(np.float64) for row in rows))

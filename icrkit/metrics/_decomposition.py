@@ -163,11 +163,9 @@ def traces(moments: Moments, residual_centering: str = "view") -> Traces:
     """
     moments = moments.total
     m = residual_dof(moments, residual_centering)
-    diagonal = np.einsum("...ii->...", moments.within)
-    if resolve_centering(moments, residual_centering) == "none":
-        deviations = moments.mean - moments.mean.mean(axis=-2, keepdims=True)
-        diagonal = diagonal + moments.n_images * np.square(deviations).sum(axis=(-2, -1))
-    residual = float(diagonal / m)
+    centred = resolve_centering(moments, residual_centering) == "view"
+    diagonal = moments.within.diagonal() if centred else moments.within_uncentred_diagonal
+    residual = float(diagonal.sum() / m)
     between = float(np.einsum("...ii->...", moments.between) / (moments.n_images - 1))
     invariant = between - residual / moments.n_views
     return Traces(invariant, residual, invariant + residual)
@@ -175,7 +173,7 @@ def traces(moments: Moments, residual_centering: str = "view") -> Traces:
 
 def constant_features(moments: Moments) -> NDArray[np.int64]:
     """Indices of features that never vary, over images or views."""
-    spread = moments.between.diagonal() + moments.within_uncentred.diagonal()
+    spread = moments.between.diagonal() + moments.within_uncentred_diagonal
     return np.flatnonzero(spread <= 0)
 
 
@@ -264,14 +262,14 @@ class ResidualModel:
             raise IllConditionedError(self._singular("not positive definite")) from None
 
     def error_bound(self, products: str) -> float:
-        """Bound on the relative rounding error, unit roundoff times condition number.
+        """Bound on the relative rounding error: unit roundoff, times cancellation, times condition number.
 
         Raises
         ------
         IllConditionedError
             The bound exceeds what the precision of the products is allowed to cost (`MAX_ERROR`).
         """
-        bound = UNIT_ROUNDOFF[products] * self.condition_number
+        bound = UNIT_ROUNDOFF[products] * self._moments.cancellation * self.condition_number
         if not bound <= MAX_ERROR[products]:
             raise IllConditionedError(
                 self._singular(f"singular to working precision, condition number {self.condition_number:.3g}")

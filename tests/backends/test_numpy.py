@@ -176,6 +176,78 @@ def test_squares_beyond_float32_are_taken_in_float64(scale):
     assert ik.icr(m) == pytest.approx(reference_icr(h), abs=1e-9)
 
 
+def test_squares_of_image_means_beyond_float32_are_taken_in_float64():
+    h = np.random.default_rng(0).standard_normal((60, 2, 3))
+    h[:30] += 1e21
+    h = h.astype(np.float32)
+    h[:, 1] *= np.float32(1.001)  # the residual stays inside the range
+    for n_folds in (0, 10):
+        m = Moments.from_cube(h, n_folds=n_folds)
+        assert m.products == "float64" and np.isfinite(m.between).all()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float64"])
+@pytest.mark.parametrize("n_folds", [0, 10])
+@pytest.mark.parametrize("scale", [1e154, 1e200, 1e307])
+def test_squares_beyond_float64_are_refused_as_such(dtype, n_folds, scale):
+    h = np.random.default_rng(0).standard_normal((60, 2, 4))
+    assert np.isfinite(Moments.from_cube(h * 1e150, n_folds=n_folds, dtype=dtype).within).all()
+    h[..., [1, 3]] *= scale
+    match = (
+        r"X: all features are finite, but the squares of 2 of 4 overflow float64 .*feature 1.*scale the features down"
+    )
+    with pytest.raises(NonFiniteError, match=match):
+        Moments.from_cube(h, n_folds=n_folds, dtype=dtype)
+
+
+@pytest.mark.parametrize("n_folds", [0, 10])
+def test_squares_beyond_float32_are_refused_where_float32_was_asked_for(n_folds):
+    h = (hard_features("float64") * 1e25).astype(np.float32)
+    with pytest.raises(
+        NonFiniteError, match=r"4 of 4 overflow float32 .*take dtype='auto', or scale the features down"
+    ):
+        Moments.from_cube(h, n_folds=n_folds, dtype="float32")
+
+
+@pytest.mark.parametrize("n_folds", [0, 10])
+@pytest.mark.parametrize("scale", [1e-17, 1e-23, 1e-30])
+def test_one_tiny_feature_among_others_is_not_taken_for_constant(n_folds, scale):
+    h = hard_features("float64")
+    h[..., 2] *= scale
+    h = h.astype(np.float32)
+    m = Moments.from_cube(h, n_folds=n_folds)
+    assert m.products == "float64" and m.total.within[2, 2] > 0
+    # The reference, too, takes a power of two out first: 50 digits do not span squares of 1e-30 beside 1.
+    up = 2.0 ** np.array([0, 0, -round(np.log2(scale)), 0])
+    assert ik.icr(m) == pytest.approx(reference_icr(h.astype(np.float64) * up), abs=1e-9)
+    assert ik.ICREstimator(n_folds=n_folds, drop_constant=True).fit(h).dropped_features_.size == 0
+
+
+@pytest.mark.parametrize("n_folds", [0, 10])
+def test_a_tiny_feature_that_wakes_up_after_the_first_block_is_not_taken_for_constant(monkeypatch, n_folds):
+    in_blocks(monkeypatch, 20)
+    h = hard_features("float32")
+    h[..., 2] = 0.25
+    h[..., 3] *= np.float32(1e-23)
+    h[:40, :, 3] = 0
+    m = Moments.from_cube(h, n_folds=n_folds)
+    assert m.products == "float64"
+    assert not m.total.within[2].any() and m.total.within[3, 3] > 0
+
+
+@pytest.mark.parametrize("n_folds", [0, 10])
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e4, 1e-23])
+def test_an_exactly_constant_feature_costs_no_second_pass(monkeypatch, n_folds, value):
+    in_blocks(monkeypatch, 16)
+    h = hard_features("float32")
+    h[..., 1] = value
+    h[..., 3] = 2 * value
+    assert Moments.from_cube(h, n_folds=n_folds).products == "float32"
+    h[:, 1, 3] = value - 1  # of each view its own
+    assert Moments.from_cube(h, n_folds=n_folds).products == "float32"
+    assert Moments.from_cube(np.full_like(h, value), n_folds=n_folds).products == "float32"
+
+
 def test_the_order_of_the_offsets_is_no_trap():
     # The first block has another mean than the rest: a shift is a guess, never a bias.
     h = np.random.default_rng(0).standard_normal((6000, 2, 3))

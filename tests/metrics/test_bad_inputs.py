@@ -262,8 +262,16 @@ def test_views_that_differ_by_a_constant_are_never_clean(est):
 @pytest.mark.parametrize("est", MOMENT_BASED, ids=name_of)
 @pytest.mark.parametrize("dtype", ["auto", "float64"])
 def test_squares_beyond_the_range_of_float64_are_an_error(est, dtype):
-    with pytest.raises(ValueError, match="scale"):
+    with pytest.raises(NonFiniteError, match=r"squares of 4 of 4 overflow float64 .*scale the features down"):
         est.__class__(dtype=dtype).fit(features() * 1e200)
+
+
+@pytest.mark.parametrize("est", MOMENT_BASED, ids=name_of)
+def test_a_float32_feature_whose_squares_underflow_is_not_constant(est):
+    h = features()
+    want = est.fit(h).score(h)
+    h[..., 2] *= 1e-23
+    assert est.fit(h.astype("float32")).score(h.astype("float32")) == pytest.approx(want, rel=1e-6)
 
 
 # ---- conditioning: item 18 ------------------------------------------------------------------------------------------

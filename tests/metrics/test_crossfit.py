@@ -196,7 +196,7 @@ def test_a_feature_alive_in_one_fold_only_is_no_garbage(active):
     h = features(60, 2, 3)
     others = fold_of_images(np.arange(60), 5) != 2
     h[others, :, 1] = active * h[others, :, 0] + active
-    with pytest.raises(IllConditionedError, match="without one fold"):
+    with pytest.raises(IllConditionedError, match="without one of the folds"):
         crossfit(Moments.from_cube(h, n_folds=5))
 
 

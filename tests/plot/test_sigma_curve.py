@@ -92,12 +92,11 @@ def test_from_estimator_holds_the_window() -> None:
         SigmaCurveDisplay.from_estimator(ik.SemanticWindow())
 
 
-def test_a_longer_curve_may_be_drawn() -> None:
-    cube = ik.datasets.make_cube(n_images=300, n_features=4, icr=[0.6, 0.3, 0.5], sigmas=[0.01, 0.1, 1.0])
-    window = ik.SemanticWindow().fit(cube.select(sigma=[0.1, 1.0]))
-    whole = ik.SemanticWindow().fit(cube).curve_
-    display = SigmaCurveDisplay.from_estimator(window, curve=whole, trained_range=(0.1, 1.0))
+def test_levels_outside_the_trained_range_are_drawn_and_not_chosen() -> None:
+    cube = ik.datasets.make_cube(n_images=300, n_features=4, icr=[0.2, 0.3, 0.5], sigmas=[0.01, 0.1, 1.0])
+    display = SigmaCurveDisplay.from_estimator(ik.SemanticWindow(trained_range=(0.1, 1.0)).fit(cube))
     assert len(display.sigma) == 3 and display.chosen == 0.1
+    assert display.trained_range == (0.1, 1.0)
 
 
 @pytest.mark.parametrize("sigma", [[0.0, 0.1, 1.0], [0.5]])

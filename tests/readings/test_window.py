@@ -202,3 +202,38 @@ def test_the_set_holds_the_best_level_as_often_as_it_says(truth):
     assert held / runs > 0.95 - 2 * np.sqrt(0.05 * 0.95 / runs)
     if truth[0] == 0.6:
         assert sizes / runs < 4.5  # and it leaves levels out
+
+
+# ---- the noise that a network was trained on ------------------------------------------------------------------------
+
+
+def trained_cube(**noise):
+    """Cleanest at a level that no network was trained on, then at 0.3."""
+    made = ik.datasets.make_cube(400, 5, icr=[0.1, 0.5, 0.3, 0.6], sigmas=[0.01, 0.1, 0.3, 1.0])
+    attrs = {"noise": {"name": "EDM", **noise}} if noise else {}
+    return ik.from_arrays({"mid": made["features"].to_numpy()}, sigmas=made.sigmas, attrs=attrs)
+
+
+def test_levels_outside_the_trained_range_are_measured_and_not_chosen():
+    window = ik.SemanticWindow().fit(trained_cube(trained_range=[0.05, 2.0]))
+    assert window.trained_range_ == (0.05, 2.0)
+    assert window.curve_["trained"].to_numpy().tolist() == [False, True, True, True]
+    assert window.curve_["icr"].to_numpy()[0, 0] == pytest.approx(0.1, abs=0.03)
+    assert not window.curve_["in_set"].to_numpy()[0, 0]
+    assert window.best_sigma_ == 0.3 and 0.01 not in window.confidence_set_
+    assert not window.at_edge_
+
+
+def test_the_trained_range_may_be_given_or_ignored():
+    cube = trained_cube(trained_range=[0.05, 2.0])
+    assert ik.SemanticWindow(trained_range=None).fit(cube).best_sigma_ == 0.01
+    assert ik.SemanticWindow(trained_range=(0.5, 2.0)).fit(cube).best_sigma_ == 1.0
+    assert ik.SemanticWindow().fit(trained_cube()).best_sigma_ == 0.01
+    assert ik.SemanticWindow().fit(trained_cube(sigma_data=0.5)).trained_range_ is None
+
+
+def test_impossible_trained_ranges_are_refused():
+    with pytest.raises(CubeFormatError, match=r"no noise level lies in the trained range 3 to 4: .*trained_range=None"):
+        ik.SemanticWindow(trained_range=(3.0, 4.0)).fit(trained_cube())
+    with pytest.raises(ValueError, match="'auto', None or"):
+        ik.SemanticWindow(trained_range="all").fit(trained_cube())

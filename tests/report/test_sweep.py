@@ -45,7 +45,7 @@ def test_levels_above_are_named_too() -> None:
 
 
 def test_no_candidate_is_an_error() -> None:
-    with pytest.raises(CubeFormatError, match="no noise level lies inside"):
+    with pytest.raises(CubeFormatError, match="no noise level lies in the trained range"):
         Sweep.of(cube((2.0, 3.0)))
 
 
