@@ -62,11 +62,19 @@ def class_moments(features: Features, y: NDArray[Any], views: str | int = "mean"
         Class of each image.
     views : {"mean", "all"} or int
         Rows used: the mean over views of each image, every view, or one view.
+
+    Raises
+    ------
+    ValueError
+        There is no view of that number.
+    NotEnoughDataError
+        Fewer than two classes.
     """
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise NotEnoughDataError(f"y holds 1 class ({classes[0]!r}); at least two are needed to tell them apart")
     _, v, d = features.shape
+    _check_views(views, v)
     per_image = v if views == "all" else 1
     counts = np.bincount(codes, minlength=len(classes)) * per_image
     means = np.zeros((len(classes), d))
@@ -96,6 +104,7 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
     global_mean : {"classes", "samples"}
         mu_G: mean of the class means, or of the samples; they differ where classes are unbalanced.
     views : {"mean", "all"} or int
+        Rows used of an image: the mean over its views, every view, or one view by its number from 0.
 
     Returns
     -------
@@ -103,6 +112,8 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
 
     Raises
     ------
+    ValueError
+        There is no view of that number.
     NotEnoughDataError
         Fewer than two classes.
     DegenerateFeaturesError
@@ -156,10 +167,18 @@ def _labelled_rows(features: Features, codes: NDArray[np.int64], views: str | in
             yield block.mean(axis=1, dtype=np.float64), labels
         elif views == "all":
             yield block.reshape(-1, block.shape[2]).astype(np.float64), np.repeat(labels, block.shape[1])
-        elif isinstance(views, int | np.integer):
-            yield block[:, views].astype(np.float64), labels
         else:
-            raise ValueError(f"views must be 'mean', 'all' or the number of a view, not {views!r}")
+            yield block[:, views].astype(np.float64), labels
+
+
+def _check_views(views: str | int, n_views: int) -> None:
+    """Refuse what is neither a word nor the number of a view; True would be view 1, and -1 the last, by accident."""
+    if isinstance(views, str) and views in ("mean", "all"):
+        return
+    if isinstance(views, bool | np.bool_) or not isinstance(views, int | np.integer):
+        raise ValueError(f"views must be 'mean', 'all' or the number of a view, not {views!r}")
+    if not 0 <= views < n_views:
+        raise ValueError(f"views={views}: the features have {n_views} view(s), numbered from 0")
 
 
 def _add_by_label(sums: Matrix, rows: Matrix, labels: NDArray[np.int64]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -294,6 +296,65 @@ def test_condition_number_1e14(est):
         est.fit(h)
 
 
+# ---- rows whose order was lost --------------------------------------------------------------------------------------
+
+
+def called_shuffled(rows: np.ndarray, n_views: int = 2) -> bool:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ik.Moments.from_cube(rows, n_views=n_views, n_folds=0)
+    return any("were they shuffled?" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize(("n", "d", "v"), [(200, 4, 2), (200, 16, 2), (200, 64, 2), (200, 4, 4), (1000, 4, 2)])
+@pytest.mark.parametrize("residual", ["gaussian", "heavy"])
+def test_shuffled_rows_are_noticed_and_ordered_ones_are_not_accused(n, d, v, residual):
+    shuffled, weak = 0, 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        clear, faint = (
+            ik.datasets.make_cube(n, d, n_views=v, icr=icr, residual=residual, random_state=seed).level().values
+            for icr in (0.5, 0.8)
+        )
+        assert not called_shuffled(clear.reshape(-1, d), v)
+        weak += called_shuffled(faint.reshape(-1, d), v)
+        shuffled += called_shuffled(rng.permutation(clear.reshape(-1, d)), v)
+    assert shuffled >= 85  # 93 on average, and under 85 once in 500
+    assert weak <= 2  # 0.8 at most on average
+
+
+def test_few_rows_are_never_called_shuffled():
+    for seed in range(50):
+        assert not called_shuffled(np.random.default_rng(seed).standard_normal((100, 4)))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: rows * np.geomspace(1e-8, 1e8, 8) + 1e4,
+        lambda rows: rows @ np.diag([1e3, 1, 1, 1, 1, 1, 1, 1]),  # one loud direction
+        lambda rows: rows[:, [0, 0, 1, 2, 3, 4, 5, 6]],  # linearly dependent
+        lambda rows: np.where(np.arange(8) == 3, 0.1, rows),  # a dead unit
+        lambda rows: rows.astype(np.float32),
+    ],
+    ids=["scales", "loud", "dependent", "constant", "float32"],
+)
+def test_what_a_shuffle_looks_like_does_not_depend_on_the_features_themselves(spoil):
+    noticed = 0
+    for seed in range(30):
+        rows = ik.datasets.make_cube(300, 8, icr=0.6, random_state=seed).level().values.reshape(-1, 8)
+        assert not called_shuffled(spoil(rows))
+        noticed += called_shuffled(np.random.default_rng(seed).permutation(spoil(rows)))
+    assert noticed >= 24
+
+
+def test_images_sorted_by_class_are_in_order():
+    cube = ik.datasets.make_cube(600, 8, icr=0.5, n_classes=3, random_state=0)
+    rows = cube.level().values.reshape(-1, 8)
+    assert not called_shuffled(rows)
+    assert called_shuffled(np.random.default_rng(0).permutation(rows))
+
+
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +421,26 @@ def test_rows_of_one_view_or_none(est):
         est.__class__(n_views=1).fit(rows)
     with pytest.raises(ValueError, match="n_views must be at least 1, not 0"):
         est.__class__(n_views=0).fit(rows)
+
+
+@pytest.mark.parametrize("views", [7, 2, -1, np.int64(2)])
+def test_a_view_that_is_not_there(views):
+    match = rf"views={views}: the features have 2 view\(s\), numbered from 0"
+    with pytest.raises(ValueError, match=match):
+        ik.nc1(features(), labels(), views=views)
+    with pytest.raises(ValueError, match=match):
+        ik.NC1Scorer(views=views).fit(features(), labels())
+
+
+@pytest.mark.parametrize("views", [True, False, np.True_, 1.0, None, "first", [0]])
+def test_what_is_no_number_of_a_view(views):
+    with pytest.raises(ValueError, match="views must be 'mean', 'all' or the number of a view, not "):
+        ik.nc1(features(), labels(), views=views)
+
+
+def test_numbers_of_views_may_be_numpys():
+    one = ik.nc1(features()[:, [1]], labels())
+    assert ik.nc1(features(), labels(), views=np.int32(1)) == ik.nc1(features(), labels(), views=1) == one
 
 
 def test_labels_must_be_there_and_match():
