@@ -35,7 +35,9 @@ def test_twelve_levels_of_two_layers_from_disk_in_two_processes(cube, stored):
     here = GridSearchCV(pipe, grid, cv=folds).fit(cube)
     there = GridSearchCV(pipe, grid, cv=folds, n_jobs=2).fit(stored)
     assert here.cv_results_["mean_test_score"].shape == (24,)
-    np.testing.assert_array_equal(here.cv_results_["mean_test_score"], there.cv_results_["mean_test_score"])
+    # Workers run BLAS in one thread, which adds float32 products in another order.
+    scores = [search.cv_results_["mean_test_score"] for search in (here, there)]
+    np.testing.assert_allclose(*scores, rtol=1e-6)
     assert here.best_params_ == there.best_params_
     assert -1 < there.best_score_ < 0
 

@@ -61,13 +61,22 @@ class TestDigest:
         assert read_layout(tmp_path) == PLAN
         assert read_layout(tmp_path).digest == PLAN.digest
 
-    @pytest.mark.parametrize("name", ["layers", "sigmas", "n_views", "n_images", "dtype", "block_size", "attrs"])
-    def test_an_edited_file_is_noticed(self, tmp_path: Path, name: str) -> None:
-        content = PLAN.to_dict()
-        content[name] = json.loads(json.dumps(content[name]).replace("3", "4").replace("5", "6").replace("32", "16"))
-        if name in ("n_views", "dtype"):
-            content[name] = {"n_views": 3, "dtype": "float16"}[name]
-        (tmp_path / CONFIG_NAME).write_text(json.dumps(content))
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            {"layers": [{"name": "mid", "features": 6}, {"name": "up", "features": 3}]},
+            {"sigmas": [0.1, 0.4]},
+            {"n_views": 3},
+            {"n_images": 24},
+            {"dtype": "float16"},
+            {"attrs": {}},
+            {"digest": "0" * 64},
+            {"added": 1},
+        ],
+        ids=str,
+    )
+    def test_an_edited_file_is_noticed(self, tmp_path: Path, edit: dict[str, Any]) -> None:
+        (tmp_path / CONFIG_NAME).write_text(json.dumps(PLAN.to_dict() | edit))
         with pytest.raises(CubeCorruptError, match="does not match its own digest"):
             read_layout(tmp_path)
 
