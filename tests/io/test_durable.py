@@ -76,7 +76,9 @@ class TestWriteFile:
         write_file(tmp_path / "a", b"hello")
         assert contents(tmp_path) == {"a": b"hello"}
 
-    def test_an_interrupt_leaves_no_temporary_file_either(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_interrupt_leaves_no_temporary_file_either(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def interrupted(fd: int) -> None:
             raise KeyboardInterrupt
 

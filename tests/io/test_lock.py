@@ -81,7 +81,9 @@ def test_locks_of_different_shards_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_removed_under_the_lock_does_not_make_two_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_removed_under_the_lock_does_not_make_two_holders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The last holder removes its file between our open and our flock: what we lock then has no name any more.
     path = tmp_path / "writer.lock"
     opened = []

@@ -147,7 +147,9 @@ class TestOnce:
         lines = read_manifest(folder, layout, 0)[0]
         parts = [Part(str(folder / layout.part_name(0, k)), 0, 5 * k, line).light() for k, line in enumerate(lines)]
         for k in (0, 1, 2, 3, 4, 0, 4):
-            np.testing.assert_array_equal(read(parts[k], layout, [0, 1]), store.features["mid"][5 * k : 5 * k + 2, :, 1])
+            np.testing.assert_array_equal(
+                read(parts[k], layout, [0, 1]), store.features["mid"][5 * k : 5 * k + 2, :, 1]
+            )
             assert len(_parts._files) <= 4
 
     def test_of_the_first_bytes_only(self, tmp_path: Path) -> None:
