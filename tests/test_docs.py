@@ -25,8 +25,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Other tests run it whole; here its options are read.
 TOO_LONG = {"demo"}
-# Made by benchmarks and by the demo, after the pages that name them.
-MADE_LATER = {"docs/window.png", "docs/benchmarks.md", "benchmarks/results/coverage.csv"}
 
 
 class Block(NamedTuple):
@@ -140,8 +138,6 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if there.relative_to(ROOT).as_posix() in MADE_LATER:
-            continue
         assert there.exists(), f"{page.name}: {target}"
         if anchor:
             assert anchor in anchors_of(there), f"{page.name}: {target}"

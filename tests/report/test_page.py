@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import sys
 from html.parser import HTMLParser
@@ -14,7 +13,7 @@ import pytest
 import icrkit as ik
 from icrkit.exceptions import MissingDependencyError
 from icrkit.report import Examples, Sweep, write_report
-from icrkit.report._figure import inline_svg, png_uri
+from icrkit.report._figure import inline_svg
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
 
@@ -121,17 +120,6 @@ def test_a_users_style_does_not_reach_the_page(sweep: Sweep) -> None:
     before = inline_svg(sweep.draw, (4.0, 3.0), "a")
     with mpl.rc_context({"axes.grid": True, "font.size": 30, "lines.linewidth": 9}):
         assert inline_svg(sweep.draw, (4.0, 3.0), "a") == before
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_png_holds_the_pixels(channels: int, tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    image = np.random.default_rng(0).integers(0, 256, (channels, 5, 7), dtype=np.uint8)
-    path = tmp_path / "image.png"
-    path.write_bytes(base64.b64decode(png_uri(image).removeprefix("data:image/png;base64,")))
-    read = np.rint(255 * imread(path)).astype(np.uint8).reshape(5, 7, channels)
-    np.testing.assert_array_equal(np.moveaxis(read, -1, 0), image)
 
 
 def test_jinja_is_asked_for(sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

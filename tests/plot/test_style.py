@@ -1,0 +1,103 @@
+"""The look of all displays: numbers as people write them, colours that can be told apart and exchanged."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from icrkit.exceptions import MissingDependencyError
+from icrkit.plot._style import ACCENT, COLORS, FAINT, INK, MUTED, PAPER, WARM, dress, plain, plain_log_axis, pyplot
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.057, "0.057"),
+        (0.30000000000000004, "0.3"),
+        (1e-4, "0.0001"),
+        (9e-5, "9e-05"),
+        (80.0, "80"),
+        (12345.6, "1.23e+04"),
+        (1e6, "1e+06"),
+        (-0.25, "-0.25"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert plain(value) == text
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(value=st.floats(1e-9, 1e9))
+def test_numbers_keep_their_value_and_are_short(value: float) -> None:
+    text = plain(value)
+    rtol = 5e-3 if 1e-4 <= value < 1e6 else 0.5
+    assert float(text) == pytest.approx(value, rel=rtol)
+    assert len(text) <= 8
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_each_colour_occurs_once_so_that_a_page_can_exchange_it() -> None:
+    assert len(set(COLORS.values())) == len(COLORS)
+    for name, color in COLORS.items():
+        assert to_hex(color) == color, f"{name} is not written as matplotlib writes it into an SVG"
+
+
+def test_text_and_curves_stand_out_from_the_paper() -> None:
+    for color in (INK, MUTED):
+        assert contrast(color, PAPER) >= 4.5  # text, WCAG AA
+    for color in (ACCENT, WARM):
+        assert contrast(color, PAPER) >= 3  # lines
+    assert contrast(FAINT, PAPER) < 2  # what should not
+
+
+def test_curves_stay_apart_in_grey() -> None:
+    lightness = [luminance(color) ** (1 / 2.4) for color in (INK, ACCENT, WARM, FAINT)]
+    assert all(b - a > 0.05 for a, b in itertools.pairwise(lightness))
+
+
+def test_dressed_axes() -> None:
+    ax = Figure().subplots()
+    dress(ax, "ICR")
+    assert ax.get_title(loc="left") == "ICR" and ax.get_title() == ""
+    assert [name for name, spine in ax.spines.items() if spine.get_visible()] == ["left", "bottom"]
+    assert to_hex(ax.spines["left"].get_edgecolor()) == MUTED
+    assert ax.patch.get_facecolor()[3] == 0  # the page's own ground shows
+
+
+def test_decades_are_plain_numbers() -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot([0.001, 100], [1, 2])
+    ax.set_xscale("log")
+    plain_log_axis(ax.xaxis)
+    figure.canvas.draw()
+    texts = [label.get_text() for label in ax.get_xticklabels()]
+    assert {"0.001", "0.01", "0.1", "1", "10", "100"} <= set(texts)
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+
+
+def test_pyplot_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pyplot() is sys.modules["matplotlib.pyplot"]
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delattr("matplotlib.pyplot")
+    with pytest.raises(MissingDependencyError, match=r'pip install "icrkit\[plot\]"') as error:
+        pyplot()
+    assert isinstance(error.value, ImportError)
