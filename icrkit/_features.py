@@ -258,8 +258,8 @@ def _warn_if_shuffled(views: NDArray[Any]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # values are checked by the pass that reads them all
         agreement, error = _agreement(views)
     # Simulated (1,000 cubes each, 200 to 3,000 images, 4 to 64 features, Gaussian and heavy-tailed residuals): 91-95 %
-    # of shuffled rows are noticed, and under 1 % of rows in order accused where ICR is 0.8 or less. At ICR 0.95 it takes
-    # more images to tell: 1 % of 200 images with 64 features are accused, but 57 % of 200 and 10 % of 1,000 with 4.
+    # of shuffled rows are noticed, and under 1 % of rows in order accused where ICR is 0.8 or less. At ICR 0.95 more
+    # images are needed to tell: 1 % of 200 with 64 features are accused, but 57 % of 200 and 10 % of 1,000 with 4.
     if agreement < _SHUFFLED_Z * error and error <= _SHUFFLED_ERROR:
         warnings.warn(
             "consecutive rows are no more alike than rows of different images: were they shuffled? Rows without "

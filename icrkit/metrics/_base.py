@@ -5,7 +5,8 @@ An estimator's own file holds its algebra; this one holds none.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -17,9 +18,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from icrkit._features import Features, as_features, labelled_like
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
+from icrkit.metrics._decomposition import enough_images
 from icrkit.moments import Moments
 
-__all__ = ["CubeEstimator", "FeatureTransformer"]
+__all__ = ["CubeEstimator", "FeatureTransformer", "MomentsEstimator"]
 
 
 class CubeEstimator(BaseEstimator):  # type: ignore[misc]
@@ -53,12 +55,6 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
                 f"X has {n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
                 "as input"
             )
-
-    def _refuse_moments_with(self, X: Any, *names: str) -> None:
-        """Options that change the features cannot be honoured once only moments are left."""
-        for name in names:
-            if isinstance(X, Moments) and getattr(self, name) is not None:
-                raise ValueError(f"{name}={getattr(self, name)!r} needs features; moments hold none any more")
 
 
 class FeatureTransformer(
@@ -99,6 +95,100 @@ class FeatureTransformer(
         return self.fit(X, y, **fit_params).transform(X)
 
     def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        raise NotImplementedError
+
+
+class MomentsEstimator(FeatureTransformer):
+    """Estimator for which moments suffice: from features, from a stream of them, or from moments made before.
+
+    Subclasses define ``_finish(moments) -> self``, which sets `moments_` and every result, and have the parameters
+    ``dtype``, ``regularization`` and ``residual_centering``; ``n_folds``, ``random_state`` and ``normalize`` if they
+    need them.
+    """
+
+    moments_: Moments
+    dtype: str
+    regularization: float
+    residual_centering: str
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Fit to X in one pass over its features.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
+        y : ignored
+        groups : array (row,), optional
+            Image of each row, for 2-D X.
+
+        Returns
+        -------
+        self
+        """
+        if isinstance(X, Moments):
+            return self.from_moments(X)
+        features = self._features(X, groups=groups, reset=True, normalize=getattr(self, "normalize", None))
+        return self._finish(self._moments_of(features, self.dtype))
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
+
+        Arrays without ids count on from the images seen so far. Until there are more residual degrees of freedom than
+        features, nothing but `moments_` is set.
+
+        Parameters
+        ----------
+        X, y, groups
+            As for `fit`; X is not Moments.
+
+        Returns
+        -------
+        self
+        """
+        first = not hasattr(self, "moments_")
+        features = self._features(X, groups=groups, reset=first, normalize=getattr(self, "normalize", None))
+        if not isinstance(X, Cube | xr.DataArray) and groups is None and not first:
+            seen = int(self.moments_.total.n_images)
+            features = dataclasses.replace(features, image_ids=features.image_ids + seen)
+        dtype = self.dtype
+        new = self._moments_of(features, "float64" if dtype == "auto" else dtype)
+        moments = new if first else self.moments_ + new
+        if enough_images(moments, self.regularization, self.residual_centering):
+            return self._finish(moments)
+        self.moments_ = moments
+        return self
+
+    def from_moments(self, moments: Moments) -> Self:
+        """Fit to moments made before: of another machine, of merged shards, of a training loop.
+
+        Parameters
+        ----------
+        moments : Moments
+            Of one level.
+
+        Returns
+        -------
+        self
+        """
+        normalize = getattr(self, "normalize", None)
+        if normalize is not None:
+            raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
+        self._check_n_features_of(moments.n_features, reset=True)
+        return self._finish(moments)
+
+    def _moments_of(self, features: Features, dtype: str) -> Moments:
+        return Moments.from_cube(
+            features, n_folds=getattr(self, "n_folds", 0), dtype=dtype, random_state=getattr(self, "random_state", 0)
+        )
+
+    def _held_out(self, X: Any, groups: Any) -> Moments:
+        """Moments, without folds, of the images that a fitted estimator is to score."""
+        if isinstance(X, Moments):
+            return X.total
+        features = self._features(X, groups=groups, reset=False, normalize=getattr(self, "normalize", None))
+        return Moments.from_cube(features, n_folds=0, dtype=self.dtype)
+
+    def _finish(self, moments: Moments) -> Self:
         raise NotImplementedError
 
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit.linalg import generalized_eigh
-from icrkit.metrics._base import FeatureTransformer
+from icrkit.metrics._base import MomentsEstimator
 from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
-    enough_images,
     invariant_covariance,
     residual_covariance,
 )
@@ -81,7 +80,7 @@ def fisher_spectrum(
     return Spectrum(*generalized_eigh(invariant_covariance(total, residual_centering), residual, n_components))
 
 
-class FisherSpectrum(FeatureTransformer):
+class FisherSpectrum(MomentsEstimator):
     """Directions of the feature space by their invariant signal-to-noise ratio.
 
     Parameters
@@ -119,8 +118,6 @@ class FisherSpectrum(FeatureTransformer):
     (500, 2, 2)
     """
 
-    moments_: Moments
-
     def __init__(
         self,
         n_components: int | None = None,
@@ -136,42 +133,8 @@ class FisherSpectrum(FeatureTransformer):
         self.n_views = n_views
         self.dtype = dtype
 
-    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Solve the eigenproblem of X in one pass over its features.
-
-        Parameters
-        ----------
-        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
-        y : ignored
-        groups : array (row,), optional
-            Image of each row, for 2-D X.
-        """
-        if isinstance(X, Moments):
-            return self.from_moments(X)
-        features = self._features(X, groups=groups, reset=True)
-        return self._finish(Moments.from_cube(features, n_folds=0, dtype=self.dtype))
-
-    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
-
-        Until there are more residual degrees of freedom than features, nothing but `moments_` is set.
-        """
-        first = not hasattr(self, "moments_")
-        features = self._features(X, groups=groups, reset=first)
-        new = Moments.from_cube(features, n_folds=0, dtype="float64" if self.dtype == "auto" else self.dtype)
-        moments = new if first else self.moments_ + new
-        if enough_images(moments, self.regularization, self.residual_centering):
-            return self._finish(moments)
-        self.moments_ = moments
-        return self
-
-    def from_moments(self, moments: Moments) -> Self:
-        """Solve the eigenproblem from moments made before."""
-        self._check_n_features_of(moments.n_features, reset=True)
-        return self._finish(moments.total)
-
     def _finish(self, moments: Moments) -> Self:
-        self.moments_ = moments
+        self.moments_ = moments = moments.total
         if self.n_components is not None and not 1 <= self.n_components <= moments.n_features:
             raise ValueError(f"n_components={self.n_components} must be between 1 and d={moments.n_features}")
         values, directions = fisher_spectrum(moments, self.regularization, self.residual_centering)
@@ -185,11 +148,7 @@ class FisherSpectrum(FeatureTransformer):
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Mean invariant signal-to-noise ratio of X over the kept directions; greater is better."""
         check_is_fitted(self)
-        if isinstance(X, Moments):
-            moments = X.total
-        else:
-            features = self._features(X, groups=groups, reset=False)
-            moments = Moments.from_cube(features, n_folds=0, dtype=self.dtype)
+        moments = self._held_out(X, groups)
         c = self.components_
         residual = residual_covariance(moments, self.residual_centering)
         signal = float(

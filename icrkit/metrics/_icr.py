@@ -7,26 +7,21 @@ arXiv 2606.09718. The plug-in estimate is the paper's; the cross-fitted one and 
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from icrkit._features import Features
-from icrkit.cube import Cube
 from icrkit.exceptions import NotEnoughDataError
-from icrkit.metrics._base import FeatureTransformer
+from icrkit.metrics._base import MomentsEstimator
 from icrkit.metrics._crossfit import Crossfit, crossfit
 from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
     constant_features,
-    enough_images,
     invariant_covariance,
     residual_covariance,
     traces,
@@ -141,7 +136,7 @@ def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str
     return invariant / (residual + added)
 
 
-class ICREstimator(FeatureTransformer):
+class ICREstimator(MomentsEstimator):
     """Invariant contamination ratio of features, with a cross-fitted value and its confidence interval.
 
     Parameters
@@ -209,7 +204,6 @@ class ICREstimator(FeatureTransformer):
     True
     """
 
-    moments_: Moments
     _used: Moments  # without the dropped features
 
     def __init__(
@@ -236,53 +230,6 @@ class ICREstimator(FeatureTransformer):
         self.dtype = dtype
         self.n_views = n_views
         self.confidence = confidence
-
-    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Estimate ICR of X in one pass over its features.
-
-        Parameters
-        ----------
-        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
-        y : ignored
-        groups : array (row,), optional
-            Image of each row, for 2-D X.
-
-        Returns
-        -------
-        self
-        """
-        if isinstance(X, Moments):
-            return self.from_moments(X)
-        features = self._features(X, groups=groups, reset=True, normalize=self.normalize)
-        return self._finish(self._moments_of(features, self.dtype))
-
-    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
-
-        Arrays without ids count on from the images seen so far. Until there are more residual degrees of freedom than
-        features, nothing but `moments_` is set.
-        """
-        first = not hasattr(self, "moments_")
-        features = self._features(X, groups=groups, reset=first, normalize=self.normalize)
-        if not isinstance(X, Cube | xr.DataArray) and groups is None and not first:
-            seen = int(self.moments_.total.n_images)
-            features = dataclasses.replace(features, image_ids=features.image_ids + seen)
-        dtype = "float64" if self.dtype == "auto" else self.dtype
-        new = self._moments_of(features, dtype)
-        moments = new if first else self.moments_ + new
-        if enough_images(moments, self.regularization, self.residual_centering):
-            return self._finish(moments)
-        self.moments_ = moments
-        return self
-
-    def from_moments(self, moments: Moments) -> Self:
-        """Estimate ICR from moments made before: of another machine, of merged shards, of a training loop."""
-        self._refuse_moments_with(moments, "normalize")
-        self._check_n_features_of(moments.n_features, reset=True)
-        return self._finish(moments)
-
-    def _moments_of(self, features: Features, dtype: str) -> Moments:
-        return Moments.from_cube(features, n_folds=self.n_folds, dtype=dtype, random_state=self.random_state)
 
     def _finish(self, moments: Moments) -> Self:
         if self.correction not in CORRECTIONS:
@@ -389,11 +336,7 @@ class ICREstimator(FeatureTransformer):
             -1/(1 + Tr(P Sigma_s)/Tr(P (Sigma_xi + tau I))), P from the fitted images.
         """
         check_is_fitted(self, "icr_plugin_")
-        if isinstance(X, Moments):
-            moments = X.total
-        else:
-            features = self._features(X, groups=groups, reset=False, normalize=self.normalize)
-            moments = Moments.from_cube(features, n_folds=0, dtype="auto" if self.dtype == "auto" else self.dtype)
+        moments = self._held_out(X, groups)
         if self.dropped_features_.size:
             moments = moments.select_features(self._kept(moments.n_features))
         return -1.0 / (1.0 + held_out_snr(self._model, moments, self.residual_centering))

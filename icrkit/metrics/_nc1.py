@@ -168,7 +168,7 @@ def _labelled_rows(features: Features, codes: NDArray[np.int64], views: str | in
         elif views == "all":
             yield block.reshape(-1, block.shape[2]).astype(np.float64), np.repeat(labels, block.shape[1])
         else:
-            yield block[:, views].astype(np.float64), labels
+            yield block[:, int(views)].astype(np.float64), labels
 
 
 def _check_views(views: str | int, n_views: int) -> None:

@@ -116,7 +116,7 @@ class TestDamage:
 
     def test_another_shape_or_type_than_the_plan_says(self, part: Part, layout: Layout) -> None:
         for wrong in (replace(layout, layers={"mid": 4, "up.0": 4}), replace(layout, dtype="float64")):
-            with pytest.raises(CubeCorruptError, match="layer 'mid' is float32 .*, and cube.json says"):
+            with pytest.raises(CubeCorruptError, match=r"layer 'mid' is float32 .*, and cube\.json says"):
                 read(part, wrong, [0])
 
     def test_ids_of_another_block(self, part: Part, layout: Layout) -> None:

@@ -51,7 +51,7 @@ def test_all_damage_is_listed_at_once(store: Any, flip_bit: Flip, tmp_path: Path
 def test_what_was_read_before_is_hashed_again(store: Any, flip_bit: Flip, tmp_path: Path) -> None:
     # Readers hash a file once and remember its size and time; a bad disk changes neither.
     path = store.write(tmp_path / "a.cube")
-    open_cube(path)["mid"].values
+    assert open_cube(path)["mid"].values.shape == (23, 2, 3, 5)
     part = path / "part-00001.h5"
     stat = part.stat()
     flip_bit(part, 2000)
