@@ -24,7 +24,7 @@ import icrkit as ik
 
 RESULTS = Path(__file__).parent / "results" / "memory.csv"
 
-FIT = """
+FIT = r"""
 import json, re, sys, time
 import icrkit as ik
 

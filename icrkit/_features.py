@@ -105,7 +105,13 @@ def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
 
 
 def as_features(
-    X: Any, *, n_views: int | None = None, groups: Any = None, normalize: str | None = None, min_views: int = 2
+    X: Any,
+    *,
+    n_views: int | None = None,
+    groups: Any = None,
+    normalize: str | None = None,
+    min_views: int = 2,
+    min_images: int = 2,
 ) -> Features:
     """Features from anything an estimator accepts.
 
@@ -119,7 +125,7 @@ def as_features(
     groups : array (n_rows,), optional
         Image of each row.
     normalize : {None, "l2"}
-    min_views : int
+    min_views, min_images : int
         What the caller needs.
 
     Raises
@@ -140,9 +146,9 @@ def as_features(
     else:
         found = _from_array(_as_numpy(X), n_views, groups)
     n, v, _ = found.shape
-    if n < 2:
+    if n < min_images:
         raise NotEnoughDataError(
-            f"{found.name} has n_samples={n} image(s); at least 2 images are needed to tell them apart"
+            f"{found.name} has n_samples={n} image(s); at least {min_images} are needed to tell them apart"
         )
     if v < min_views:
         raise NotEnoughDataError(

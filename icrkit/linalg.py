@@ -100,10 +100,6 @@ class SpdFactor:
         reciprocal, _ = lapack.dpocon(lower, norm, uplo="L")
         return float("inf") if reciprocal == 0 else 1.0 / float(reciprocal)
 
-    def log_det(self) -> float:
-        """log det A."""
-        return 2.0 * float(np.log(self.lower.diagonal()).sum())
-
 
 def generalized_eigh(
     matrix: Matrix, metric: Matrix, n_components: int | None = None

@@ -289,8 +289,9 @@ class Moments:
             raise CubeFormatError(
                 f"moments with leading shapes {self.n_images.shape} and {other.n_images.shape} do not combine"
             )
-        for name, mine in self.coords.items():
-            if name not in other.coords or not np.array_equal(mine, other.coords[name]):
+        for name in self.coords.keys() | other.coords.keys():
+            mine, theirs = self.coords.get(name), other.coords.get(name)
+            if mine is None or theirs is None or not np.array_equal(mine, theirs):
                 raise CubeFormatError(f"moments at different levels do not combine: their {name!r} differ")
 
     def _split(self, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -303,7 +304,12 @@ class Moments:
         n = self.n_images.sum(axis=axis)
         weight = np.expand_dims(self.n_images, (-1, -2)).astype(np.float64)
         total = np.maximum(n, 1)[..., None, None]
-        mean = (weight * self.mean).sum(axis=axis) / total
+        # About the mean of one element that holds images: where all agree to the last bit, so does the result, and a
+        # constant feature keeps its exact zeros.
+        fullest = np.expand_dims(self.n_images.argmax(axis=axis), (axis, -1, -2))
+        origin = np.take_along_axis(self.mean, fullest, axis=axis)
+        shifted = np.where(weight > 0, self.mean - origin, 0.0)
+        mean = np.squeeze(origin, axis) + (weight * shifted).sum(axis=axis) / total
         grand, contrasts = self._split(self.mean - np.expand_dims(mean, axis))
         return dataclasses.replace(
             self,

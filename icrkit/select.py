@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import xarray as xr
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from icrkit._features import as_features, labelled_like
+from icrkit._features import Features, as_features, labelled_like
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 
 __all__ = ["MeanViews", "PerView", "SelectLevel"]
+
+
+def _images(X: Any) -> Features:
+    """Features of one image or more; rows without images are refused, as their mean over views is not defined."""
+    if getattr(X, "ndim", 3) == 2 and not isinstance(X, xr.DataArray):
+        raise CubeFormatError(
+            f"X has shape {X.shape}; (image, view, feature) is wanted here. Rows become a cube with "
+            "from_rows(X, groups=...)"
+        )
+    return as_features(X, min_views=1, min_images=1)
 
 
 class _CubeStep(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
@@ -91,13 +102,13 @@ class MeanViews(
         X : Cube, DataArray or array (image, view, feature)
         y : ignored
         """
-        self.n_features_in_ = as_features(X, min_views=1).shape[2]
+        self.n_features_in_ = _images(X).shape[2]
         return self
 
     def transform(self, X: Any) -> Any:
         """Rows (image, feature); a frame under ``set_output``."""
         check_is_fitted(self)
-        features = as_features(X, min_views=1)
+        features = _images(X)
         if features.shape[2] != self.n_features_in_:
             raise ValueError(
                 f"X has {features.shape[2]} features, but MeanViews is expecting {self.n_features_in_} features "
@@ -142,7 +153,7 @@ class PerView(_CubeStep):
         X : Cube, DataArray or array (image, view, feature)
         y : array (image,), optional
         """
-        features = as_features(X, min_views=1)
+        features = _images(X)
         n, v, d = features.shape
         labels = None if y is None else np.repeat(np.asarray(y), v, axis=0)
         self.transformer_ = clone(self.transformer).fit(features.read().reshape(n * v, d), labels)
@@ -152,7 +163,7 @@ class PerView(_CubeStep):
     def transform(self, X: Any) -> Any:
         """(image, view, n_out): a DataArray for cubes and DataArrays, else an ndarray."""
         check_is_fitted(self, "transformer_")
-        features = as_features(X, min_views=1)
+        features = _images(X)
         n, v, d = features.shape
         rows = np.asarray(self.transformer_.transform(features.read().reshape(n * v, d)))
         if rows.ndim != 2 or len(rows) != n * v:

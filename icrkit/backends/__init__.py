@@ -1,11 +1,12 @@
 """Ways of making the one pass: one file each, chosen by the type of the array that holds the features.
 
-A backend is a function ``(features, folds, n_folds, products) -> Moments``. The numpy one serves arrays in memory
-and lazily read files; another registers itself in `PASSES` under the name that `kind_of` gives its arrays.
+A backend is a function ``(features, folds, n_folds, products) -> Moments``, registered in `PASSES`. The numpy one serves
+arrays in memory and lazily read files; `moments_of` is where a second one would be chosen.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -75,8 +76,8 @@ def _float32_suffices(moments: Moments, features: Features) -> bool:
         if zero.all():
             return True  # the metric says so
         total = total.select_features(~zero)
-    if int(total.n_images - 1) * (total.n_views - 1) <= total.n_features:
-        return True  # singular whatever the precision: the metric says so
+    if not total.views_ordered:  # the metrics whiten by the residual about the images, whatever the views' own means
+        total = dataclasses.replace(total, within=total.within_uncentred)
     return UNIT_ROUNDOFF["float32"] * total.cancellation * total.condition_number <= MAX_ERROR["float32"]
 
 

@@ -2,7 +2,7 @@
 
 Each image's V views become one sum row and V - 1 contrast rows (Helmert, orthogonal), so that both scatters cost
 N * V * d * (d + 1) flops together. Rows of one fold collect in a bin; a full bin is one BLAS call. What a bin holds
-depends on the order of the images alone, never on how the file was cut into blocks.
+depends on the order of the images alone; how the file was cut into blocks enters through the provisional mean only.
 """
 
 from __future__ import annotations

@@ -130,7 +130,11 @@ def uniformity(
 def _log_mean_potential(rows: Rows, images: NDArray[np.int64] | None, t: float, block_size: int) -> float:
     """log mean of exp(-t d^2) over pairs of rows; rows of one image are not paired where ``images`` is given."""
     squares = np.square(rows, dtype=np.float64).sum(axis=1)
-    largest, total, n_pairs = -np.inf, 0.0, 0
+    if not squares.max() < 1e30:
+        rows = rows.astype(np.float64)  # products would leave float32's range
+    n, per_image = len(rows), 1 if images is None else int(np.bincount(images)[0])
+    n_pairs = n * (n - per_image)
+    largest, total = -np.inf, 0.0
     for a in range(0, len(rows), block_size):
         here = slice(a, a + block_size)
         for b in range(a, len(rows), block_size):
@@ -145,7 +149,6 @@ def _log_mean_potential(rows: Rows, images: NDArray[np.int64] | None, t: float, 
             weight = 2 if b > a else 1  # off-diagonal blocks stand for both orders
             if images is None and a == b:
                 np.fill_diagonal(exponent, -np.inf)
-            n_pairs += weight * int(np.isfinite(exponent).sum())
             # A running maximum keeps far-apart rows from underflowing to log 0.
             peak = float(exponent.max())
             if peak > largest:

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from icrkit._features import Features, as_features, labelled_like
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError
-from icrkit.metrics._decomposition import enough_images
+from icrkit.exceptions import CubeFormatError, IllConditionedError
+from icrkit.metrics._decomposition import check_residual, enough_images
 from icrkit.moments import Moments
 
 __all__ = ["CubeEstimator", "FeatureTransformer", "MomentsEstimator"]
@@ -84,7 +84,7 @@ class FeatureTransformer(
         if is_table(X):
             rows = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
             return _wrap_data_with_container("transform", self._transform_rows(rows), X, self)
-        features = as_features(X, min_views=1, normalize=None)
+        features = as_features(X, min_views=1, min_images=1)
         self._check_n_features_of(features.shape[2], reset=False)
         n, v, d = features.shape
         result = self._transform_rows(features.read().reshape(n * v, d)).reshape(n, v, -1)
@@ -128,13 +128,21 @@ class MomentsEstimator(FeatureTransformer):
         if isinstance(X, Moments):
             return self.from_moments(X)
         features = self._features(X, groups=groups, reset=True, normalize=getattr(self, "normalize", None))
-        return self._finish(self._moments_of(features, self.dtype))
+        moments = self._moments_of(features, self.dtype)
+        try:
+            return self._finish(moments)
+        except IllConditionedError:
+            # The pass judged its precision by the view-centred residual; another centring may ask for more.
+            if self.dtype != "auto" or moments.products == "float64":
+                raise
+        return self._finish(self._moments_of(features, "float64"))
 
     def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
 
-        Arrays without ids count on from the images seen so far. Until there are more residual degrees of freedom than
-        features, nothing but `moments_` is set.
+        Images without ids of their own (numbered from 0 in every call) count on from those seen so far. Until there are
+        enough images for the estimate asked for, nothing but `moments_` is set. Where the estimate fails all the same,
+        the images have been added.
 
         Parameters
         ----------
@@ -147,16 +155,13 @@ class MomentsEstimator(FeatureTransformer):
         """
         first = not hasattr(self, "moments_")
         features = self._features(X, groups=groups, reset=first, normalize=getattr(self, "normalize", None))
-        if not isinstance(X, Cube | xr.DataArray) and groups is None and not first:
+        if not first and np.array_equal(features.image_ids, np.arange(features.shape[0])):
             seen = int(self.moments_.total.n_images)
             features = dataclasses.replace(features, image_ids=features.image_ids + seen)
         dtype = self.dtype
         new = self._moments_of(features, "float64" if dtype == "auto" else dtype)
-        moments = new if first else self.moments_ + new
-        if enough_images(moments, self.regularization, self.residual_centering):
-            return self._finish(moments)
-        self.moments_ = moments
-        return self
+        self.moments_ = new if first else self.moments_ + new
+        return self._finish(self.moments_) if self._ready(self.moments_) else self
 
     def from_moments(self, moments: Moments) -> Self:
         """Fit to moments made before: of another machine, of merged shards, of a training loop.
@@ -170,10 +175,7 @@ class MomentsEstimator(FeatureTransformer):
         -------
         self
         """
-        normalize = getattr(self, "normalize", None)
-        if normalize is not None:
-            raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
-        self._check_n_features_of(moments.n_features, reset=True)
+        self._check_moments(moments, reset=True)
         return self._finish(moments)
 
     def _moments_of(self, features: Features, dtype: str) -> Moments:
@@ -184,9 +186,23 @@ class MomentsEstimator(FeatureTransformer):
     def _held_out(self, X: Any, groups: Any) -> Moments:
         """Moments, without folds, of the images that a fitted estimator is to score."""
         if isinstance(X, Moments):
-            return X.total
-        features = self._features(X, groups=groups, reset=False, normalize=getattr(self, "normalize", None))
-        return Moments.from_cube(features, n_folds=0, dtype=self.dtype)
+            self._check_moments(X, reset=False)
+            moments = X.total
+        else:
+            features = self._features(X, groups=groups, reset=False, normalize=getattr(self, "normalize", None))
+            moments = Moments.from_cube(features, n_folds=0, dtype=self.dtype)
+        check_residual(moments, "the held-out features")
+        return moments
+
+    def _ready(self, moments: Moments) -> bool:
+        """Whether a stream has seen enough for the estimate asked for."""
+        return enough_images(moments, self.regularization, self.residual_centering)
+
+    def _check_moments(self, moments: Moments, *, reset: bool) -> None:
+        normalize = getattr(self, "normalize", None)
+        if normalize is not None:
+            raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
+        self._check_n_features_of(moments.n_features, reset=reset)
 
     def _finish(self, moments: Moments) -> Self:
         raise NotImplementedError

@@ -190,6 +190,16 @@ def check_degenerate(moments: Moments, name: str = "the features") -> None:
             f"{constant.size} of {moments.n_features} features of {name} are constant: {_listed(constant)}. Dead units "
             "are common in real networks: drop_constant=True drops and records them."
         )
+    check_residual(moments, name)
+
+
+def check_residual(moments: Moments, name: str = "the features") -> None:
+    """Refuse features without any residual, with their indices.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+    """
     # Scatter scales with the square: 1e-9 relative between views is 1e-18 here. Rounding of float32 features to
     # different neighbours would be 1e-14, and is a residual.
     within = moments.within if moments.views_ordered else moments.within_uncentred  # an offset is no residual
@@ -221,6 +231,8 @@ class ResidualModel:
 
     Attributes
     ----------
+    regularization, centering : float, str
+        As given.
     dof : int
         m.
     tau : float
@@ -246,6 +258,7 @@ class ResidualModel:
         self.dof = int(residual_dof(moments, residual_centering))
         if self.dof <= moments.n_features and regularization == 0:
             raise NotEnoughDataError(_too_few(self.dof, moments))
+        self.regularization, self.centering = regularization, residual_centering
         centred = resolve_centering(moments, residual_centering) == "view"
         self.tau = 0.0
         self._moments = moments

@@ -134,10 +134,12 @@ class FisherSpectrum(MomentsEstimator):
         self.dtype = dtype
 
     def _finish(self, moments: Moments) -> Self:
-        self.moments_ = moments = moments.total
+        moments = moments.total
         if self.n_components is not None and not 1 <= self.n_components <= moments.n_features:
             raise ValueError(f"n_components={self.n_components} must be between 1 and d={moments.n_features}")
+        model = ResidualModel(moments, self.regularization, self.residual_centering)
         values, directions = fisher_spectrum(moments, self.regularization, self.residual_centering)
+        self.moments_, self._model = moments, model
         self.eigenvalues_ = values[: self.n_components]
         self.components_ = np.ascontiguousarray(directions[:, : self.n_components].T)
         self.n_negative_ = int((values < 0).sum())
@@ -145,19 +147,18 @@ class FisherSpectrum(MomentsEstimator):
         self._n_features_out = len(self.eigenvalues_)
         return self
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "components_")
+
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Mean invariant signal-to-noise ratio of X over the kept directions; greater is better."""
         check_is_fitted(self)
-        moments = self._held_out(X, groups)
-        c = self.components_
-        residual = residual_covariance(moments, self.residual_centering)
-        signal = float(
-            np.einsum("ki,ij,kj->", c, invariant_covariance(moments, self.residual_centering), c, optimize=True)
+        moments, c, centering = self._held_out(X, groups), self.components_, self._model.centering
+        signal, noise = (
+            float(np.einsum("ki,ij,kj->", c, matrix, c, optimize=True))
+            for matrix in (invariant_covariance(moments, centering), residual_covariance(moments, centering))
         )
-        noise = float(np.einsum("ki,ij,kj->", c, residual, c, optimize=True))
-        fitted = residual_covariance(self.moments_, self.residual_centering)
-        tau = self.regularization * float(np.trace(fitted)) / len(fitted)
-        return signal / (noise + tau * float(np.square(c).sum()))
+        return signal / (noise + self._model.tau * float(np.square(c).sum()))
 
     def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.asarray((rows - self.mean_) @ self.components_.T)

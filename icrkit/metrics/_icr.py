@@ -7,6 +7,7 @@ arXiv 2606.09718. The plug-in estimate is the paper's; the cross-fitted one and 
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any, Self
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from icrkit.exceptions import NotEnoughDataError
+from icrkit._features import unit_rows
+from icrkit.exceptions import IllConditionedError, NotEnoughDataError
 from icrkit.metrics._base import MomentsEstimator
 from icrkit.metrics._crossfit import Crossfit, crossfit
 from icrkit.metrics._decomposition import (
@@ -24,6 +26,7 @@ from icrkit.metrics._decomposition import (
     constant_features,
     invariant_covariance,
     residual_covariance,
+    residual_dof,
     traces,
 )
 from icrkit.metrics._fisher import fisher_spectrum
@@ -113,7 +116,7 @@ def plug_in_snr(
     d, m = moments.n_features, model.dof
     if model.tau:
         if correction == "gaussian":
-            raise ValueError("correction='gaussian' needs regularization=0: the bias is not known otherwise")
+            raise NotEnoughDataError("correction='gaussian' needs regularization=0: the bias is not known otherwise")
         return model.traces(invariant_covariance(moments, residual_centering))[0] / d
     factor = 1.0
     if correction == "gaussian":
@@ -234,37 +237,53 @@ class ICREstimator(MomentsEstimator):
     def _finish(self, moments: Moments) -> Self:
         if self.correction not in CORRECTIONS:
             raise ValueError(f"correction must be one of {CORRECTIONS}, not {self.correction!r}")
-        self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
-        constant = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
-        self.dropped_features_ = constant
-        self._used = moments = moments.select_features(self._kept(moments.n_features)) if constant.size else moments
-        total, centering = moments.total, self.residual_centering
-        self._model = ResidualModel(total, self.regularization, centering)
-        self.condition_number_ = self._model.condition_number
-        self.error_bound_ = self._model.error_bound(moments.products)
-        self.icr_plugin_ = 1.0 / (1.0 + plug_in_snr(self._model, total, "none", centering))
-        self._gaussian = self._attempt(lambda: plug_in_snr(self._model, total, "gaussian", centering))
-        self._crossfit = self._attempt(lambda: crossfit(moments, self.regularization, centering))
-        self.n_folds_ = self._crossfit.n_folds if isinstance(self._crossfit, Crossfit) else 0
-        self.trace_invariant_, self.trace_residual_, self.trace_total_ = traces(total, centering)
-        chosen = {"gaussian": self._gaussian, "crossfit": self._crossfit}.get(self.correction)
+        dropped = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
+        used = moments.select_features(_kept(moments.n_features, dropped)) if dropped.size else moments
+        total, centering = used.total, self.residual_centering
+        model = ResidualModel(total, self.regularization, centering)
+        error_bound = model.error_bound(used.products)
+        plug_in = plug_in_snr(model, total, "none", centering)
+        gaussian = self._attempt(lambda: plug_in_snr(model, total, "gaussian", centering))
+        fitted = self._attempt(lambda: crossfit(used, self.regularization, centering))
+        chosen = {"none": plug_in, "gaussian": gaussian, "crossfit": fitted}[self.correction]
         if isinstance(chosen, Exception):  # what was asked for by name is not passed over
             raise chosen
-        self.icr_ = getattr(
-            self, {"none": "icr_plugin_", "gaussian": "icr_gaussian_"}.get(self.correction, "icr_crossfit_")
-        )
-        self.mean_snr_ = 1.0 / self.icr_ - 1.0
+        # Nothing below raises: a fit that fails leaves the one before it whole.
+        self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
+        self.dropped_features_, self._used, self._model = dropped, used, model
+        self.condition_number_, self.error_bound_ = model.condition_number, error_bound
+        self._gaussian, self._crossfit = gaussian, fitted
+        self._interval = fitted.interval(self.confidence) if isinstance(fitted, Crossfit) else fitted
+        self.n_folds_ = fitted.n_folds if isinstance(fitted, Crossfit) else 0
+        self.trace_invariant_, self.trace_residual_, self.trace_total_ = traces(total, centering)
+        self.icr_plugin_ = 1.0 / (1.0 + plug_in)
+        self.mean_snr_ = chosen.mean_snr if isinstance(chosen, Crossfit) else float(chosen)
+        self.icr_ = 1.0 / (1.0 + self.mean_snr_)
         self.total_snr_ = total.n_features * self.mean_snr_
         self._n_features_out = total.n_features
         self._warn()
         return self
 
+    def _ready(self, moments: Moments) -> bool:
+        if not super()._ready(moments):
+            return False
+        if self.regularization > 0 or self.correction == "none":
+            return True
+        if self.correction == "gaussian":
+            return int(residual_dof(moments.total, self.residual_centering)) > moments.n_features + 1
+        folds = moments.usable_folds()
+        others = dataclasses.replace(moments.total, n_images=moments.total.n_images - folds.n_images.max())
+        return folds.n_folds > 1 and int(residual_dof(others, self.residual_centering)) > moments.n_features
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "icr_plugin_")
+
     def _attempt(self, compute: Callable[[], Any]) -> Any:
         """The result, or the reason why there is none: it is told to whoever reads the attribute."""
         try:
             return compute()
-        except ValueError as reason:
-            return reason
+        except (NotEnoughDataError, IllConditionedError) as reason:
+            return reason.with_traceback(None)  # the frames would keep the features alive
 
     def _warn(self) -> None:
         if isinstance(self._crossfit, Crossfit):
@@ -280,7 +299,7 @@ class ICREstimator(MomentsEstimator):
             warnings.warn(f"no cross-fitted ICR, the plug-in stands alone: {self._crossfit}", stacklevel=3)
 
     def _result(self, attempt: Any, name: str) -> Any:
-        check_is_fitted(self, "icr_plugin_")
+        check_is_fitted(self)
         if isinstance(attempt, Exception):
             raise AttributeError(f"{type(self).__name__} has no {name} here: {attempt}")
         return attempt
@@ -298,26 +317,26 @@ class ICREstimator(MomentsEstimator):
     @property
     def interval_(self) -> tuple[float, float]:
         """Confidence interval of the cross-fitted ICR."""
-        result: Crossfit = self._result(getattr(self, "_crossfit", None), "interval_")
-        return result.interval(self.confidence)
+        low, high = self._result(getattr(self, "_interval", None), "interval_")
+        return low, high
 
     @property
     def invariant_covariance_(self) -> Matrix:
         """Sigma_s = B - W/V, (d, d)."""
-        check_is_fitted(self, "icr_plugin_")
-        return invariant_covariance(self._used.total, self.residual_centering)
+        check_is_fitted(self)
+        return invariant_covariance(self._used.total, self._model.centering)
 
     @property
     def residual_covariance_(self) -> Matrix:
         """Sigma_xi = W, (d, d)."""
-        check_is_fitted(self, "icr_plugin_")
-        return residual_covariance(self._used.total, self.residual_centering)
+        check_is_fitted(self)
+        return residual_covariance(self._used.total, self._model.centering)
 
     @property
     def n_negative_(self) -> int:
         """Number of negative generalised eigenvalues."""
-        check_is_fitted(self, "icr_plugin_")
-        spectrum = fisher_spectrum(self._used, self.regularization, self.residual_centering)
+        check_is_fitted(self)
+        spectrum = fisher_spectrum(self._used, self._model.regularization, self._model.centering)
         return int((spectrum.eigenvalues < 0).sum())
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
@@ -335,18 +354,21 @@ class ICREstimator(MomentsEstimator):
         float
             -1/(1 + Tr(P Sigma_s)/Tr(P (Sigma_xi + tau I))), P from the fitted images.
         """
-        check_is_fitted(self, "icr_plugin_")
+        check_is_fitted(self)
         moments = self._held_out(X, groups)
         if self.dropped_features_.size:
-            moments = moments.select_features(self._kept(moments.n_features))
-        return -1.0 / (1.0 + held_out_snr(self._model, moments, self.residual_centering))
-
-    def _kept(self, n_features: int) -> NDArray[np.bool_]:
-        keep = np.ones(n_features, dtype=bool)
-        keep[self.dropped_features_] = False
-        return keep
+            moments = moments.select_features(_kept(moments.n_features, self.dropped_features_))
+        return -1.0 / (1.0 + held_out_snr(self._model, moments, self._model.centering))
 
     def _transform_rows(self, rows: NDArray[np.floating]) -> Matrix:
+        if self.normalize == "l2":
+            rows = unit_rows(rows)
         if self.dropped_features_.size:
-            rows = rows[:, self._kept(rows.shape[1])]
+            rows = rows[:, _kept(rows.shape[1], self.dropped_features_)]
         return self._model.whiten(rows - self._used.total.mean.mean(axis=0))
+
+
+def _kept(n_features: int, dropped: NDArray[np.int64]) -> NDArray[np.bool_]:
+    keep = np.ones(n_features, dtype=bool)
+    keep[dropped] = False
+    return keep

@@ -189,6 +189,9 @@ def _add_by_label(sums: Matrix, rows: Matrix, labels: NDArray[np.int64]) -> None
 
 def _with_labels(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
     labels = image_labels(X, y)
+    if is_table(X):  # rows stand for themselves, and y is per row
+        rows = np.asarray(X)
+        X = rows[:, None] if rows.ndim == 2 else rows
     features = as_features(X, min_views=1)
     check_consistent_length(np.empty(features.shape[0]), labels)
     return features, labels
