@@ -147,9 +147,7 @@ def as_features(
         found = _from_array(_as_numpy(X), n_views, groups)
     n, v, _ = found.shape
     if n < min_images:
-        raise NotEnoughDataError(
-            f"{found.name} has n_samples={n} image(s); at least {min_images} are needed to tell them apart"
-        )
+        raise NotEnoughDataError(f"{found.name} has n_samples={n} image(s); at least {min_images} images are needed")
     if v < min_views:
         raise NotEnoughDataError(
             f"{found.name} has {v} view(s) an image; at least {min_views} are needed, because the residual is what "

@@ -1,7 +1,7 @@
 """Ways of making the one pass: one file each, chosen by the type of the array that holds the features.
 
-A backend is a function ``(features, folds, n_folds, products) -> Moments``, registered in `PASSES`. The numpy one serves
-arrays in memory and lazily read files; `moments_of` is where a second one would be chosen.
+A backend is a function ``(features, folds, n_folds, products) -> Moments``, registered in `PASSES`. The numpy one
+serves arrays in memory and lazily read files; `moments_of` is where a second one would be chosen.
 """
 
 from __future__ import annotations

@@ -191,7 +191,10 @@ class MomentsEstimator(FeatureTransformer):
         else:
             features = self._features(X, groups=groups, reset=False, normalize=getattr(self, "normalize", None))
             moments = Moments.from_cube(features, n_folds=0, dtype=self.dtype)
-        check_residual(moments, "the held-out features")
+        if (
+            not moments.within_uncentred_diagonal.any()
+        ):  # dead units may be dead in all held-out images; not all of them
+            check_residual(moments, "the held-out features")
         return moments
 
     def _ready(self, moments: Moments) -> bool:
