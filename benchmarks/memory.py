@@ -1,6 +1,6 @@
 """Peak memory of a fit on a cube file much larger than memory should be asked to hold.
 
-    python benchmarks/memory.py --dir /tmp
+    python benchmarks/memory.py --dir DIR
 
 writes a cube of 4 GB, fits it in a fresh process, and prints the peak resident memory of that process as the operating
 system counts it. The fit includes the digest of every part, ten folds, cross-fitting and the interval.
