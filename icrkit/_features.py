@@ -60,6 +60,11 @@ class Features:
         """float32 or float64: the type in which blocks are read."""
         return np.dtype(np.float32 if self.array.dtype in (np.float16, np.float32) else np.float64)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading any image again costs nothing: an array that is used as it is."""
+        return isinstance(self.array, np.ndarray) and self.array.dtype == self.dtype and self.normalize is None
+
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Images [start, stop) as an ndarray (n, n_views, n_features) of `dtype`."""
         block = np.asarray(self.array[start:stop]).astype(self.dtype, copy=False)

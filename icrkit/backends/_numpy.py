@@ -24,26 +24,33 @@ _PROMOTE_EVERY = 32  # float32 partial sums move to float64 after so many bins
 _CHUNK_BYTES = 256 << 10  # rows that are prepared at a time: a chunk and its results stay in the second-level cache
 
 
-class _Bin:
-    """Scatter of one fold: rows collect in buffers, BLAS adds them up, float64 keeps the sum."""
+class _Workspace:
+    """Buffers of rows, and partial scatters in the products' own precision: one for each bin that is open at a time."""
 
-    def __init__(
-        self, totals: tuple[Matrix, Matrix], n_views: int, dtype: np.dtype[np.float32] | np.dtype[np.float64]
-    ) -> None:
-        n_features = len(totals[0])
-        self.dtype = dtype
-        self.totals = totals  # between, within: Fortran-ordered zeros at first, the lower triangle is summed
-        self.n_images = 0
-        self.filled = 0
+    def __init__(self, n_views: int, n_features: int, dtype: np.dtype[np.float32] | np.dtype[np.float64]) -> None:
         self.capacity = max(64, _BIN_ROWS // n_views)
         self.sum_rows = np.empty((self.capacity, n_features), dtype)
         self.contrast_rows = np.empty((n_views - 1, self.capacity, n_features), dtype)
-        self.sums = np.zeros((n_views, n_features))  # of the sum row, then of each contrast
+        self.partial = [np.zeros((n_features, n_features), dtype, order="F") for _ in range(2)]
+
+
+class _Bin:
+    """Scatter of one fold: rows collect in buffers, BLAS adds them up, float64 keeps the sum."""
+
+    def __init__(self, totals: tuple[Matrix, Matrix], n_views: int, space: _Workspace) -> None:
+        self.totals = totals  # between, within: Fortran-ordered zeros at first, the lower triangle is summed
+        self.n_images = 0
+        self.filled = 0
+        self.capacity = space.capacity
+        self.sum_rows, self.contrast_rows, self.partial = space.sum_rows, space.contrast_rows, space.partial
+        self.dtype = self.sum_rows.dtype
+        self.sums = np.zeros((n_views, len(totals[0])))  # of the sum row, then of each contrast
         # Sum rows are V times the image mean; contrast rows are sqrt(2) times orthonormal ones. BLAS takes the factor.
         self.scales = (1.0 / n_views**2, 0.5)
-        self.partial: list[NDArray[np.floating] | None] = [None, None]  # in the products' dtype
+        self.begun = [False, False]  # whether the partial scatters hold anything of this bin
         self.n_flushes = 0
         self.promoted = False
+        self.finished = False
 
     def room(self) -> int:
         return self.capacity - self.filled
@@ -71,33 +78,33 @@ class _Bin:
             self._promote()
 
     def _add(self, which: int, rows: NDArray[np.floating]) -> None:
-        # rows.T is Fortran-ordered: BLAS reads the rows in place. beta = 1 adds to the sum that is there.
+        # rows.T is Fortran-ordered: BLAS reads the rows in place. beta = 1 adds to the sum there, 0 replaces it.
         update = blas.ssyrk if self.dtype == np.float32 else blas.dsyrk
-        partial = self.partial[which]
-        if partial is None:
-            self.partial[which] = update(self.scales[which], rows.T, lower=1)
-        else:
-            self.partial[which] = update(self.scales[which], rows.T, beta=1.0, c=partial, lower=1, overwrite_c=1)
+        beta = float(self.begun[which])
+        update(self.scales[which], rows.T, beta=beta, c=self.partial[which], lower=1, overwrite_c=1)
+        self.begun[which] = True
 
     def _promote(self) -> None:
-        for total, partial in zip(self.totals, self.partial, strict=True):
-            if partial is not None:
-                add_lower(total, partial)
-        self.partial = [None, None]
+        for which, total in enumerate(self.totals):
+            if self.begun[which]:
+                add_lower(total, self.partial[which])
+        self.begun = [False, False]
         self.promoted = True
 
     def finish(self) -> NDArray[np.float64]:
-        """Centre both scatters and return the mean row of each kind, (n_views, d)."""
+        """Centre both scatters, once, and return the mean row of each kind, (n_views, d); frees the workspace."""
+        if self.finished:
+            return self.sums / max(self.n_images, 1)
+        self.finished = True
         self.flush()
         if self.promoted:
             self._promote()
         mean = self.sums / max(self.n_images, 1)
         for which, rows in enumerate((mean[:1], mean[1:])):
             # What never left the products' own precision is centred there, and widened and mirrored in one go.
-            partial, total = self.partial[which], self.totals[which]
-            lower = total if partial is None else partial
+            total = self.totals[which]
+            lower = self.partial[which] if self.begun[which] else total
             symmetric_from_lower(subtract_outer(lower, rows, self.scales[which] * self.n_images), total)
-        self.partial = [None, None]
         return mean
 
 
@@ -123,8 +130,18 @@ def accumulate(features: Features, folds: NDArray[np.int64] | None, n_folds: int
     n_bins = n_folds if folds is not None else 1
     between, within = np.zeros((n_bins, d, d)), np.zeros((n_bins, d, d))
     # Symmetric matrices: the transposed view is the order in which BLAS writes.
-    bins = [_Bin((between[k].T, within[k].T), n_views, dtype) for k in range(n_bins)]
+    totals = [(between[k].T, within[k].T) for k in range(n_bins)]
     writer = _RowWriter(n_views, d, dtype)
+    if folds is not None and features.in_memory:
+        # Any image can be had at any time: fold after fold, in one workspace that stays in the cache.
+        space = _Workspace(n_views, d, dtype)
+        bins = [_Bin(total, n_views, space) for total in totals]
+        writer.set_shift(next(features.blocks())[1])
+        for k, target in enumerate(bins):
+            writer.write(features.read(), np.flatnonzero(folds == k), target)
+            target.finish()
+        return _collect(features, bins, between, within, writer, folded=True)
+    bins = [_Bin(total, n_views, _Workspace(n_views, d, dtype)) for total in totals]
     for start, block in features.blocks():
         if start == 0:
             writer.set_shift(block)

@@ -190,8 +190,9 @@ class ICREstimator(MomentsEstimator):
     -----
     ``score`` is minus the ICR of other images under the fitted residual covariance; they may be fewer than d. It is
     right for choosing a noise level or checkpoint, or between layers of equal width, and wrong for choosing a
-    regularization or a PCA dimension, which change what is measured. Split with ``KFold(5, shuffle=True, random_state=0)``: images are often sorted by
-    class, and scikit-learn's default folds are contiguous.
+    regularization or a PCA dimension, which change what is measured. Split with
+    ``KFold(5, shuffle=True, random_state=0)``: images are often sorted by class, and scikit-learn's default folds are
+    contiguous.
 
     References
     ----------

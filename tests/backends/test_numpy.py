@@ -346,3 +346,17 @@ def test_a_fold_without_images_is_empty():
     assert empty.any()
     for array in (m.mean, m.between, m.within):
         assert not array[empty].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_array_in_memory_goes_fold_by_fold_to_the_same_bits_as_a_stream(monkeypatch, dtype):
+    # In memory all folds share one workspace; a file is read once, and fills the bins of all folds side by side.
+    h = np.random.default_rng(0).standard_normal((3000, 3, 6)).astype(dtype)
+    h += np.random.default_rng(1).standard_normal((3000, 1, 6)).astype(dtype)
+    folds = fold_of_images(np.arange(3000), 4)
+    assert as_features(h).in_memory
+    here = _numpy.accumulate(as_features(h), folds, 4, dtype)
+    monkeypatch.setattr(Features, "in_memory", False)
+    stream = _numpy.accumulate(as_features(h), folds, 4, dtype)
+    for name in ("n_images", "mean", "between", "within"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(stream, name), err_msg=name)
