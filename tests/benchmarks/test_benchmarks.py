@@ -81,14 +81,17 @@ def test_the_committed_study_holds_what_the_documentation_says():
         assert bias < 0.01, row
 
 
-def test_the_training_script_writes_what_ships(tmp_path):
+def test_the_training_script_reads_idx_files_and_shrinks_images_to_what_ships(tmp_path):
     train = load("train_fashion")
     rng = np.random.default_rng(0)
     for split, n in (("train", 2100), ("t10k", 1100)):
         for kind, array in (("images-idx3", rng.integers(0, 256, (n, 28, 28))), ("labels-idx1", np.arange(n) % 10)):
             _write_idx(tmp_path / f"{split}-{kind}-ubyte.gz", array.astype(np.uint8))
     splits = train.read_fashion(str(tmp_path))
-    assert train.shrink(splits["train"][0][:5]).shape == (5, 1, 16, 16)
+    assert splits["train"][1].tolist() == (np.arange(2100) % 10).tolist()
+    small = train.shrink(splits["train"][0][:5])
+    assert small.shape == (5, 1, 16, 16) and small.dtype == np.uint8
+    assert small[2, 0, 1, 1] == np.rint(splits["train"][0][2, :2, :2].mean())
     with np.load(train_data("fashion_images.npz")) as shipped:
         assert shipped["train_images"].shape == (2000, 1, 16, 16) and shipped["test_images"].dtype == np.uint8
         assert (shipped["train_images"][:, :, 0] == 0).all()  # padded with black
