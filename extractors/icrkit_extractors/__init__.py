@@ -2,6 +2,6 @@
 
 from icrkit_extractors import noise, views
 from icrkit_extractors._onnx import OnnxSource
-from icrkit_extractors.run import Source, extract
+from icrkit_extractors.run import Estimate, Source, estimate, extract, extract_course
 
-__all__ = ["OnnxSource", "Source", "extract", "noise", "views"]
+__all__ = ["Estimate", "OnnxSource", "Source", "estimate", "extract", "extract_course", "noise", "views"]

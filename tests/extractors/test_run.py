@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from icrkit import Moments, open_cube
 from icrkit.exceptions import CubeFormatError, NonFiniteError
-from icrkit_extractors import OnnxSource, extract, noise, run, views
+from icrkit_extractors import OnnxSource, estimate, extract, extract_course, noise, run, views
 from icrkit_extractors._streams import normals
 
 SIGMAS = [0.1, 0.4, 1.5]
@@ -397,3 +401,324 @@ def test_widths_that_change_are_refused(images):
 
     with pytest.raises(ValueError, match=r"widths \{'h': 2\}, and \{'h': 1\} before"):
         go(Growing(), images)
+
+
+# ---- levels, noise, latents -----------------------------------------------------------------------------------------
+
+
+def test_levels_of_a_law_that_scales_the_signal_keep_alpha(images, tmp_path):
+    law, ratios = noise.Flow(), [0.25, 1.0]
+
+    class Sees:
+        def __call__(self, x, conditioning):
+            return {"x": np.concatenate([x.reshape(len(x), -1), conditioning["t"][:, None]], axis=1)}
+
+        def config(self):
+            return {"source": "Sees"}
+
+    cube = go(Sees(), images, ratios, noise=law)
+    # sigma / alpha = t / (1 - t).
+    np.testing.assert_array_equal(cube.sigmas, ratios)
+    np.testing.assert_allclose(cube["x"].values[0, 0, :, -1], [0.2, 0.5], rtol=1e-6)
+    data = cube.to_xarray()
+    np.testing.assert_allclose(data["alpha"], [0.8, 0.5], rtol=1e-12)
+    assert data["alpha"].dims == ("sigma",)
+    store = go(Sees(), images, ratios, noise=law, out=tmp_path / "a.cube")
+    np.testing.assert_allclose(store.to_xarray()["alpha"], [0.8, 0.5], rtol=1e-12)
+    same(store, cube)
+    assert "alpha" not in go(Pixels(), images).to_xarray().coords
+
+
+def test_fresh_noise_is_drawn_by_level_and_by_nothing_else(images):
+    class Noise:
+        """Gives back the draw: (input / c_in - x0) / sigma, for images of one value."""
+
+        def __call__(self, x, conditioning):
+            sigma = np.exp(4 * conditioning["c_noise"].astype(np.float64))[:, None]
+            return {"draw": (x.reshape(len(x), -1) * np.sqrt(sigma**2 + 0.25)) / sigma}
+
+        def config(self):
+            return {"source": "Noise"}
+
+    grey = np.zeros(images.shape, np.float32)
+    given = {"views": lambda images, *_: images, "fresh_noise": True}
+    with pytest.warns(UserWarning, match="no pixel"):
+        draws = go(Noise(), grey, [0.1, 0.4], **given)["draw"].values
+        alone = go(Noise(), grey, [0.4], **given)["draw"].values
+    assert abs(np.corrcoef(draws[:, :, 0].ravel(), draws[:, :, 1].ravel())[0, 1]) < 0.03
+    np.testing.assert_allclose(alone[:, :, 0], draws[:, :, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_latents_are_made_after_the_view_and_before_the_noise(images):
+    class Halve:
+        """An autoencoder: means of 2 x 2 pixels, in four equal channels."""
+
+        def __call__(self, images, image_ids, view, seed):
+            n, _, height, width = images.shape
+            small = images.reshape(n, 1, height // 2, 2, width // 2, 2).mean(axis=(3, 5))
+            return np.repeat(small, 4, axis=1)
+
+        def config(self):
+            return {"name": "Halve"}
+
+    cube = go(Pixels(), images, encode=Halve(), batch_size=40)
+    assert cube.attrs["encode"] == {"name": "Halve"} and cube["pixels"].shape[-1] == 64
+    for view in range(2):
+        clean = Halve()(views.Fashion()(images, range(40), view, 0), None, view, 0)
+        x, _ = noise.EDM()(clean, normals(0, range(40), view, (4, 8, 8)), 0.4)
+        np.testing.assert_array_equal(cube["pixels"].values[:, view, 1], x.reshape(40, -1)[:, ::4])
+
+
+@pytest.mark.parametrize(
+    ("encode", "error", "message"),
+    [
+        (lambda images, *_: images.reshape(-1, 4), ValueError, "encode gave shape"),
+        (lambda images, *_: images * np.nan, NonFiniteError, "encode gave NaN or infinity: view 0, images 0 to 15"),
+    ],
+)
+def test_bad_latents(images, encode, error, message):
+    class Bad:
+        __call__ = staticmethod(encode)
+
+        def config(self):
+            return {}
+
+    with pytest.raises(error, match=message):
+        go(Pixels(), images, encode=Bad())
+
+
+def test_what_images_bring_along_is_kept(images):
+    class Set:
+        labels = np.arange(40) % 7
+        image_ids = np.array([f"photo {k}" for k in range(40)])
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, rows):
+            return images[rows]
+
+        def config(self):
+            return {"kind": "a set"}
+
+    cube = go(Pixels(), Set())
+    np.testing.assert_array_equal(cube.labels, Set.labels)
+    np.testing.assert_array_equal(cube.image_ids, Set.image_ids)
+    assert cube.attrs["images"] == {"kind": "a set"}
+    np.testing.assert_array_equal(
+        go(Pixels(), Set(), labels=np.zeros(40, int), image_ids=range(40)).labels, np.zeros(40)
+    )
+
+
+# ---- where it runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_source_places_images_and_noise_once_a_view(images):
+    class Placed(Pixels):
+        placed = 0
+
+        def place(self, array):
+            self.placed += 1
+            return torch.from_numpy(array)
+
+        def __call__(self, x, conditioning):
+            assert isinstance(x, torch.Tensor) and isinstance(conditioning["c_noise"], torch.Tensor)
+            return super().__call__(x.numpy(), {name: value.numpy() for name, value in conditioning.items()})
+
+    placed = Placed()
+    same(go(placed, images), go(Pixels(), images))
+    # Views and noise of 2 views in 3 batches, and once to ask for the widths.
+    assert placed.placed == 2 * (2 * 3 + 1)
+
+
+def test_only_views_with_their_own_streams_run_beside_the_network(images):
+    def threads_of(views):
+        seen = set()
+
+        class Seen:
+            own_streams = getattr(views, "own_streams", False)
+
+            def __call__(self, *given):
+                seen.add(threading.current_thread().name.split("_")[0])
+                return views(*given)
+
+            def config(self):
+                return views.config()
+
+        cube = go(Pixels(), images, views=Seen())
+        same(cube, go(Pixels(), images, views=views))
+        return seen
+
+    class Global:
+        def __call__(self, images, image_ids, view, seed):
+            return views.Fashion()(images, image_ids, view, seed)
+
+        def config(self):
+            return {"name": "Global"}
+
+    assert "icrkit-views" in threads_of(views.Fashion())
+    assert threads_of(Global()) == {threading.current_thread().name}
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_turn(images):
+    late = views.as_unit_range(images)
+    late[35] = 2.0
+    src = Pixels()
+    with pytest.raises(ValueError, match="images 32 to 39"):
+        go(src, late)
+    assert src.calls == 1 + 2 * 2 * 3  # the two batches before it, and the one for the widths
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("icrkit-views")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(images, error):
+    class Small(Pixels):
+        def __call__(self, x, conditioning):
+            if len(x) > 5:
+                raise error
+            return super().__call__(x, conditioning)
+
+    small = Small()
+    with pytest.warns(UserWarning, match="out of memory with .* images in one forward pass") as said:
+        cube = go(small, images)
+    same(cube, go(Pixels(), images))
+    assert [w.message.args[0].split(" (")[0].split("; ")[1] for w in said] == ["going on with 8", "going on with 4"]
+    # Batches of 16 in fours, and the last of 8; nothing larger is tried again.
+    assert small.calls == 4 + 6 * (4 + 4 + 2)
+
+
+def test_out_of_memory_with_one_image_is_an_error(images):
+    class Never(Pixels):
+        def __call__(self, x, conditioning):
+            raise MemoryError("no room")
+
+    with pytest.warns(UserWarning, match="going on with"), pytest.raises(MemoryError, match="no room"):
+        go(Never(), images)
+
+
+def test_other_errors_are_not_tried_again(images):
+    class Broken(Pixels):
+        def __call__(self, x, conditioning):
+            self.calls += 1
+            raise RuntimeError("shapes cannot be multiplied")
+
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="multiplied"):
+        go(broken, images)
+    assert broken.calls == 1
+
+
+# ---- shards, moments, courses, estimates ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_shards", [2, 3])
+def test_shards_write_one_store_that_equals_one_run(images, tmp_path, n_shards):
+    given = {"labels": np.arange(40) % 3, "image_ids": [f"image {k}" for k in range(40)], "batch_size": 8}
+    whole = go(Pixels(), images, **given)
+    for i in reversed(range(n_shards)):
+        part = go(Pixels(), images, out=tmp_path / "a.cube", shard=(i, n_shards), **given)
+        assert part.n_images == 40 - i * 40 // n_shards
+        memory = go(Pixels(), images, shard=(i, n_shards), **given)
+        start, stop = i * 40 // n_shards, (i + 1) * 40 // n_shards
+        np.testing.assert_array_equal(memory["pixels"].values, whole["pixels"].values[start:stop])
+        np.testing.assert_array_equal(memory.labels, whole.labels[start:stop])
+    same(open_cube(tmp_path / "a.cube"), whole)
+
+
+def test_shards_of_a_real_network(src, images, tmp_path):
+    whole = go(src, images)
+    for i in range(2):
+        go(src, images, out=tmp_path / "a.cube", shard=(i, 2))
+    for name in LAYERS:
+        wanted = whole[name].values
+        np.testing.assert_allclose(open_cube(tmp_path / "a.cube")[name].values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 41), (0, 0)])
+def test_bad_shards(images, tmp_path, shard):
+    with pytest.raises(ValueError, match="shard"):
+        go(Pixels(), images, shard=shard, out=tmp_path / "a.cube")
+    assert not (tmp_path / "a.cube").exists()
+
+
+def assert_moments_equal(a: Moments, b: Moments) -> None:
+    np.testing.assert_array_equal(a.n_images, b.n_images)
+    for name in ("mean", "between", "within"):
+        wanted = getattr(b, name)
+        np.testing.assert_allclose(getattr(a, name), wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+    assert a.dims == b.dims
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 30])
+def test_moments_only_are_those_of_the_cube(images, monkeypatch, at_once):
+    monkeypatch.setattr(run, "_MOMENTS_BYTES", at_once)
+    cube = go(Pixels(), images)
+    totals = go(Pixels(), images, moments_only=True, n_folds=3)
+    assert list(totals) == ["pixels", "level"]
+    for name, moments in totals.items():
+        wanted = Moments.from_cube(cube.select(layer=name), n_folds=3, dtype="float64")
+        assert_moments_equal(moments, wanted)
+        np.testing.assert_array_equal(moments.coords["sigma"], SIGMAS)
+
+
+def test_moments_of_shards_add_up(images, tmp_path):
+    whole = go(Pixels(), images, moments_only=True, n_folds=3)
+    parts = [
+        go(Pixels(), images, moments_only=True, n_folds=3, shard=(i, 2), out=tmp_path / f"part{i}") for i in range(2)
+    ]
+    assert_moments_equal(parts[0]["pixels"] + parts[1]["pixels"], whole["pixels"])
+    about = json.loads((tmp_path / "part1" / "moments.json").read_text())
+    assert about["images"] == [20, 40] and about["attrs"]["source"] == "Pixels"
+    saved = Moments.load(tmp_path / "part1" / about["layers"]["level"])
+    assert_moments_equal(saved, parts[1]["level"])
+    with pytest.raises(FileExistsError, match="part1 exists: moments are not resumed"):
+        go(Pixels(), images, moments_only=True, out=tmp_path / "part1")
+
+
+def test_a_course_is_a_cube_a_step_with_the_same_draws(images, tmp_path):
+    made = []
+
+    class Power(Pixels):
+        def __init__(self, power):
+            super().__init__()
+            self.power = power
+            made.append(power)
+
+        def __call__(self, x, conditioning):
+            return {name: h**self.power for name, h in super().__call__(x, conditioning).items()}
+
+    def sources():
+        for power in (1, 3):
+            yield 100 * power, lambda power=power: Power(power)
+            assert made[-1] == power  # made in its turn, and run before the next is asked for
+
+    settings = {"noise": noise.EDM(), "views": views.Fashion(), "progress": False}
+    course = extract_course(sources(), images, SIGMAS, out=tmp_path / "course", attrs={"run": "a"}, **settings)
+    assert [step for step, _ in course] == [100, 300]
+    first, last = (cube for _, cube in course)
+    np.testing.assert_allclose(last["pixels"].values, first["pixels"].values ** 3, rtol=1e-5)
+    assert last.step == 300 and last.attrs["run"] == "a"
+    assert sorted(p.name for p in (tmp_path / "course").iterdir()) == ["step-00000100.cube", "step-00000300.cube"]
+    memory = extract_course([(100, Power(1))], images, SIGMAS, **settings)
+    same(memory[0][1], first)
+    with pytest.raises(ValueError, match="step 7 appears twice"):
+        extract_course([(7, Power(1)), (7, Power(2))], images, SIGMAS, **settings)
+
+
+def test_an_estimate_counts_what_is_run(images):
+    counted = Pixels()
+    settings = {"noise": noise.EDM(), "views": views.Fashion(), "n_views": 3, "batch_size": 8}
+    cost = estimate(counted, images, SIGMAS, shard=(1, 2), **settings)
+    assert counted.calls == 1 + 3 and 0 < cost.seconds < 60
+    cube = go(Pixels(), images, n_views=3, shard=(1, 2))
+    assert (cost.n_images, cost.n_views, cost.n_levels) == cube.shape[:3]
+    assert cost.layers == cube.n_features and cost.forwards == np.prod(cube.shape[:3])
+    assert cost.bytes == sum(cube[name].nbytes for name in cube.layers)
+    assert cost.images_per_second == pytest.approx(cost.forwards / cost.seconds)
