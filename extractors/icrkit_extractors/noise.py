@@ -957,3 +957,9 @@ class Clean:
     def config(self) -> dict[str, Any]:
         """The law, for the attributes of a cube."""
         return {"name": "Clean"}
+
+
+# Laws by the names that options and command lines give them.
+LAWS: dict[str, Callable[..., NoiseLaw]] = {
+    law.__name__.lower(): law for law in (EDM, VP, VE, Additive, DDPM, Flow, SiT, Clean)
+}

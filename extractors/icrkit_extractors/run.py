@@ -256,7 +256,7 @@ class _Job:
                 yield item.rows, block
 
     def widths(self) -> dict[str, int]:
-        """Layers and their numbers of features, by running one batch once."""
+        """Layers and their numbers of features, by running two images once."""
         rows = slice(0, min(self.batch_size, len(self.ids)))
         images = self.read(rows)
         if getattr(self.images, "dtype", None) != np.uint8 and images.min() >= 0:
@@ -264,7 +264,8 @@ class _Job:
                 "no pixel of the first images is below 0: images in [0, 1] must be passed as 2 * images - 1",
                 stacklevel=4,
             )
-        return _widths(next(self.features(self.view(images, rows, 0))))
+        few = slice(0, min(2, rows.stop))
+        return _widths(next(self.features(self.view(images[few], few, 0))))
 
     @property
     def per_image(self) -> int:
@@ -680,7 +681,7 @@ class Estimate:
     bytes : int
         Of features, float32.
     seconds : float
-        Estimated from one batch at all levels, after one to warm up.
+        Estimated from one batch of one view at all levels, after one forward pass to warm up.
     """
 
     n_images: int
@@ -707,7 +708,7 @@ def estimate(
     shard: tuple[int, int] | None = None,
     **settings: Any,
 ) -> Estimate:
-    """Forward passes, bytes and time of an extraction, from two batches; nothing is written.
+    """Forward passes, bytes and time of an extraction, from one batch; nothing is written.
 
     Parameters
     ----------
@@ -743,6 +744,7 @@ def estimate(
     rows = _shard_rows(shard, len(job.ids))
     widths = job.widths()
     batch = next(_slices(rows.start, rows.stop, job.batch_size))
+    next(job.features(job.view(job.read(batch), batch, 0)))  # a device takes longer at its first batch of a shape
     start = time.perf_counter()
     for _ in job.features(job.view(job.read(batch), batch, 0)):
         pass

@@ -1,0 +1,63 @@
+"""A network made ready: the module with all that `extract` must know beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from icrkit_extractors._torch import TorchSource
+from icrkit_extractors.noise import NoiseLaw
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from icrkit_extractors.latents import Latents
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen network, its noise law and how it is called.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    noise : noise law or None
+        The law it was trained with; None for an encoder of clean images.
+    call : callable (module, x, conditioning), optional
+        Runs one forward pass. Default: ``module(x, **conditioning)``.
+    input_shape : (channel, height, width), optional
+        Shape of one input, where the network fixes it.
+    record : mapping
+        What identifies the network, for the attributes of a cube: family, digest of the checkpoint, class conditioning.
+    encode : Latents, optional
+        The autoencoder that stands between images and the network.
+    """
+
+    module: nn.Module
+    noise: NoiseLaw | None
+    call: Callable[[Any, Any, Mapping[str, Any]], object] | None = None
+    input_shape: tuple[int, int, int] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    encode: Latents | None = None
+
+    def source(self, layers: Any = None, **options: Any) -> TorchSource:
+        """The network as a source of features.
+
+        Parameters
+        ----------
+        layers : str or sequence of str, optional
+            Names or globs of modules.
+        **options
+            Further parameters of `TorchSource`; ``record`` is added to the network's own.
+
+        Returns
+        -------
+        TorchSource
+        """
+        record = {**self.record, **options.pop("record", {})}
+        known = {"call": self.call, "input_shape": self.input_shape, "record": record}
+        return TorchSource(self.module, layers, **{**known, **options})
