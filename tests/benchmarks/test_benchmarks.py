@@ -104,6 +104,17 @@ def _write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(head + array.tobytes()))
 
 
+def test_the_speed_of_views_is_measured(tmp_path):
+    speed = load("views")
+    out = tmp_path / "views.csv"
+    options = ["--images", "6", "--side", "8", "--batch", "4", "--rounds", "2", "--out", str(out)]
+    assert CliRunner().invoke(speed.main, options, catch_exceptions=False).exit_code == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["view"] for row in rows[:10:2]] == [f"Paper({level})" for level in range(1, 6)]
+    assert {row["input"] for row in rows} == {"uint8", "float32"}
+    assert all(0 < int(row["images_per_second"]) <= int(row["fastest"]) for row in rows)
+
+
 def train_data(name: str) -> Path:
     from icrkit.datasets import data_path
 
