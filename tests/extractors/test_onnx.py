@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
+import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from icrkit.datasets import data_path
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
-from icrkit_extractors import OnnxSource, noise
+from icrkit_extractors import OnnxSource, extract, noise, views
+from icrkit_extractors._onnx import _check_tensors
+from icrkit_extractors._pool import Pool
+from icrkit_extractors.models.denoiser import SmallUNet
 
 LAYERS = ("mid", "dec.16x16_block0")
 
@@ -69,6 +75,165 @@ def shapes(tmp_path: Path) -> Path:
     )
 
 
+# ---- real networks, through both exporters of torch -----------------------------------------------------------------
+
+
+def denoiser() -> torch.nn.Module:
+    """The demo's network with its trained weights."""
+    net = SmallUNet()
+    with np.load(data_path("fashion_denoiser.npz")) as arrays:
+        net.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    return net.eval().requires_grad_(False)
+
+
+def diffusers_unet() -> torch.nn.Module:
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=16,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    return net.eval().requires_grad_(False)
+
+
+NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[str, str], tuple[str, ...]]] = {
+    "denoiser": (denoiser, ("x", "c_noise"), ("mid", "dec.16x16_block0", "enc.8x8_block0")),
+    "diffusers": (diffusers_unet, ("sample", "timestep"), ("mid_block", "up_blocks.0", "down_blocks.1.resnets.0")),
+}
+
+
+def export(net: torch.nn.Module, path: Path, names: tuple[str, str], *, dynamo: bool, batch: int | None = None) -> Path:
+    """A network of images and times as a file, for batches of any size or of one."""
+    n = torch.export.Dim("n") if dynamo else "n"
+    free = {name: {0: n} for name in names} if batch is None else None
+    options: dict[str, Any] = {"dynamic_shapes": free, "verbose": False} if dynamo else {"dynamic_axes": free}
+    example = (torch.zeros(batch or 2, 1, 16, 16), torch.zeros(batch or 2))
+    with warnings.catch_warnings():
+        # Both exporters announce changes of torch.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, example, str(path), input_names=list(names), dynamo=dynamo, **options)
+    return path
+
+
+@pytest.fixture(scope="module", params=["denoiser", "diffusers"])
+def network(request: pytest.FixtureRequest) -> tuple[str, torch.nn.Module]:
+    return request.param, NETWORKS[request.param][0]()
+
+
+@pytest.fixture(scope="module", params=["torch.export", "TorchScript"])
+def exported(
+    request: pytest.FixtureRequest, network: tuple[str, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, torch.nn.Module, Path]:
+    kind, net = network
+    path = tmp_path_factory.mktemp("exported") / "net.onnx"
+    return kind, net, export(net, path, NETWORKS[kind][1], dynamo=request.param == "torch.export")
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(denoiser(), tmp_path_factory.mktemp("traced") / "net.onnx", ("x", "c_noise"), dynamo=False)
+
+
+def test_modules_of_an_export_equal_the_modules(exported, module_outputs, batch):
+    kind, net, path = exported
+    _, names, layers = NETWORKS[kind]
+    x, conditioning = batch
+    times = conditioning["c_noise"] if kind == "denoiser" else np.full(len(x), 12.5, np.float32)
+    source = OnnxSource(path, layers=layers, threads=1)
+    assert source.layers == layers
+    got = source(x, {names[1]: times})
+    outputs = module_outputs(net, layers, torch.from_numpy(x), torch.from_numpy(times))
+    for name, output in zip(layers, outputs, strict=True):
+        wanted = output.mean(dim=(2, 3)).numpy()
+        assert wanted.std(axis=0).min() > 1e-5, "features that do not differ between images test nothing"
+        assert got[name].shape == wanted.shape
+        assert np.linalg.norm(got[name] - wanted) < 1e-5 * np.linalg.norm(wanted), name
+    listed = source.available_layers()
+    for name, output in zip(layers, outputs, strict=True):
+        assert listed[name][1:] == output.shape[1:]
+    # Nothing behind the middle is run for the middle.
+    kept, whole = OnnxSource(path, layers=layers[0], threads=1).n_nodes
+    assert kept < 0.7 * whole == 0.7 * source.n_nodes[1]
+
+
+def test_the_exporter_of_torch_export_keeps_weights_beside_the_model(exported):
+    _, _, path = exported
+    model = onnx.load(path, load_external_data=False)
+    beside = path.with_name("net.onnx.data")
+    assert beside.exists() == any(node.metadata_props for node in model.graph.node)
+    whole = path.read_bytes() + (beside.read_bytes() if beside.exists() else b"")
+    assert OnnxSource(path).sha256 == hashlib.sha256(whole).hexdigest()
+    _check_tensors(onnx, model, path)
+    outside = [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    assert (len(outside) > 20) == beside.exists(), "weights were copied into the model"
+
+
+def test_tensors_nodes_and_globs_of_an_export(traced, batch):
+    x, conditioning = batch
+    names = ["/mid/conv0/Conv_output_0", "/mid/conv0/Conv", "mid.conv0"]
+    source = OnnxSource(traced, layers=names, threads=1)
+    assert source.layers == ("mid.conv0.Conv_output_0", "mid.conv0.Conv", "mid.conv0")
+    assert set(source.config()["tensors"].values()) == {names[0]}
+    got = source(x, conditioning)
+    np.testing.assert_array_equal(got["mid.conv0"], got["mid.conv0.Conv"])
+    assert OnnxSource(traced, layers="dec.*_block0").layers == ("dec.8x8_block0", "dec.16x16_block0")
+
+
+def test_a_layer_named_by_a_path_can_be_stored(traced, images, tmp_path):
+    source = OnnxSource(traced, layers="/mid/conv0/Conv", threads=1)
+    cube = extract(
+        source, images[:4], [0.3], noise=noise.EDM(), views=views.Digits(), out=tmp_path / "a.cube", progress=False
+    )
+    assert cube.layers == ("mid.conv0.Conv",) and cube.attrs["tensors"] == {
+        "mid.conv0.Conv": "/mid/conv0/Conv_output_0"
+    }
+
+
+def test_two_layers_that_would_be_stored_alike_are_refused(tmp_path):
+    nodes = [helper.make_node("Neg", ["x"], ["a/b"]), helper.make_node("Neg", ["a/b"], ["a.b"])]
+    path = save(tmp_path / "m.onnx", nodes, {"a.b": ["n", 2, 4, 6]})
+    with pytest.raises(ValueError, match=r"layer 'a/b' would be stored as 'a\.b', the name of another layer"):
+        OnnxSource(path, layers=["a.b", "a/b"])
+
+
+def test_conditioning_that_the_cut_does_not_need_is_ignored(traced, batch):
+    x, conditioning = batch
+    source = OnnxSource(traced, layers="conv_in", threads=1)
+    np.testing.assert_array_equal(source(x, conditioning)["conv_in"], source(x)["conv_in"])
+    np.testing.assert_array_equal(source({"x": x, **conditioning})["conv_in"], source(x)["conv_in"])
+    with pytest.raises(ValueError, match=r"takes the inputs \['x'\] and is given \['x', 'sigma'\]"):
+        source(x, {"sigma": conditioning["c_noise"]})
+
+
+def test_a_layer_that_does_not_see_the_images(traced, batch):
+    source = OnnxSource(traced, layers="/embedding/layers/layers.2/Gemm", threads=1)
+    with pytest.raises(ValueError, match=r"inputs \['c_noise'\] .*exactly one input must be left for the images"):
+        source(*batch)
+    with pytest.raises(ValueError, match=r"layers \['16x16_block0\.Constant'\] of .* depend on no input"):
+        OnnxSource(traced, layers="/16x16_block0/Constant")
+
+
+@pytest.mark.parametrize("size", [1, 4, 40, 64])
+def test_a_model_of_fixed_batch_runs_in_pieces(unet, unet_onnx, tmp_path, batch, size):
+    x, conditioning = batch
+    path = export(unet, tmp_path / "fixed.onnx", ("x", "c_noise"), dynamo=False, batch=size)
+    got = OnnxSource(path, layers=["mid", "dec.16x16_block0"], threads=1)(
+        x[:37], {"c_noise": conditioning["c_noise"][:37]}
+    )
+    wanted = OnnxSource(unet_onnx, threads=1)(x[:37], {"c_noise": conditioning["c_noise"][:37]})
+    for name, h in wanted.items():
+        assert got[name].shape == h.shape
+        np.testing.assert_allclose(got[name], h, rtol=1e-4, atol=1e-6)
+
+
 def test_features_equal_the_module(unet, unet_onnx, module_outputs, batch):
     x, conditioning = batch
     got = OnnxSource(unet_onnx, threads=1)(x, conditioning)
@@ -99,7 +264,10 @@ def test_inputs_are_cast_to_the_models_types(unet_onnx, batch):
 
 def test_available_layers_and_choice(unet_onnx, batch):
     src = OnnxSource(unet_onnx, layers=["dec.16x16_block0"], threads=1)
-    assert src.available_layers() == {"mid": ("n", 16, 8, 8), "dec.16x16_block0": ("n", 8, 16, 16)}
+    assert src.available_layers(modules=False) == {"mid": ("n", 16, 8, 8), "dec.16x16_block0": ("n", 8, 16, 16)}
+    listed = src.available_layers()
+    assert next(iter(listed)) == "net.conv_in" and listed["net.mid"][1:] == (16, 8, 8)
+    assert len(src.available_layers(tensors=True)) > len(listed) + 50
     assert src.layers == ("dec.16x16_block0",)
     assert list(src(*batch)) == ["dec.16x16_block0"]
     assert OnnxSource(unet_onnx, layers=LAYERS[::-1], threads=1).layers == LAYERS[::-1]
@@ -107,10 +275,12 @@ def test_available_layers_and_choice(unet_onnx, batch):
 
 
 def test_config_identifies_the_model(unet_onnx):
-    config = OnnxSource(unet_onnx, layers=["mid"], pool="none").config()
+    config = OnnxSource(unet_onnx, layers=["net.mid"], pool="none").config()
     assert config["model_sha256"] == hashlib.sha256(unet_onnx.read_bytes()).hexdigest()
-    assert config["source"] == "OnnxSource" and config["layers"] == ["mid"] and config["pool"] == "none"
-    assert config["providers"] and config["onnxruntime_version"]
+    assert config["source"] == "OnnxSource" and config["layers"] == ["net.mid"] and config["pool"] == "none"
+    assert config["tensors"] == {"net.mid": "mid"} and config["providers"] and config["onnxruntime_version"]
+    config = OnnxSource(unet_onnx, pool=Pool("grid:2", feature_axis=1)).config()
+    assert config["pool"] == "grid:2" and config["feature_axis"] == 1
 
 
 def test_pools(shapes):
@@ -122,22 +292,26 @@ def test_pools(shapes):
     whole = OnnxSource(shapes, layers=["map", "tokens", "flat", "video"], pool="none", threads=1)(x)
     for h in whole.values():
         np.testing.assert_array_equal(h, x.reshape(3, 48))
+    last = OnnxSource(shapes, layers=["map", "video"], feature_axis=-1, threads=1)(x)
+    np.testing.assert_allclose(last["map"], x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last["video"], x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    patches = OnnxSource(shapes, layers="tokens", pool="patches", n_prefix=2, threads=1)(x)
+    np.testing.assert_allclose(patches["tokens"], x.reshape(3, 8, 6)[:, 2:].mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_outputs_that_are_no_features(shapes):
     x = np.zeros((3, 2, 4, 6), np.float32)
-    with pytest.raises(ValueError, match=r"'video' gives shape \(3, 2, 2, 2, 6\).*use 'none'"):
+    with pytest.raises(ValueError, match=r"'video' gives shape \(3, 2, 2, 2, 6\).*pool='none'"):
         OnnxSource(shapes, layers=["video"])(x)
     with pytest.raises(ValueError, match=r"'total' gives shape .* first axis must be the image"):
         OnnxSource(shapes, layers=["total"])(x)
 
 
 def test_wrong_layer_lists_what_there_is(unet_onnx):
-    with pytest.raises(
-        ValueError, match=r"no output 'dec.16x16_block1' \(nearest: 'dec.16x16_block0'\).*\['mid', 'dec"
-    ):
+    message = r"unet\.onnx has no layer 'dec.16x16_block1' \(nearest: 'dec.16x16_block0'.*outputs are \['mid', 'dec"
+    with pytest.raises(ValueError, match=message):
         OnnxSource(unet_onnx, layers=["dec.16x16_block1"])
-    with pytest.raises(ValueError, match="no output 'zzz'; it has"):
+    with pytest.raises(ValueError, match="no layer 'zzz'; its outputs are"):
         OnnxSource(unet_onnx, layers=["zzz"])
     with pytest.raises(ValueError, match="named twice"):
         OnnxSource(unet_onnx, layers=["mid", "mid"])
@@ -167,6 +341,46 @@ def test_wrong_inputs(unet_onnx, batch):
         src(x[..., :8, :8], conditioning)
     with pytest.raises(ValueError, match="input 'c_noise'"):
         src(x, {"c_noise": conditioning["c_noise"][:, None]})
+    with pytest.raises(ValueError, match=r"input 'c_noise' of .* is given 39 rows for 40 images"):
+        src(x, {"c_noise": conditioning["c_noise"][:-1]})
+
+
+def with_time(path: Path, kind: int, shape: list[Any]) -> OnnxSource:
+    """y = x + t, with a time of that type and shape."""
+    nodes = [
+        helper.make_node("Cast", ["t"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float", "rank"], ["column"]),
+        helper.make_node("Add", ["x", "column"], ["y"]),
+    ]
+    rank = helper.make_tensor("rank", TensorProto.INT64, [2], [-1, 1])
+    save(path, nodes, {"y": ["n", 3]}, [rank], x=["n", 3], t=shape)
+    model = onnx.load(path)
+    model.graph.input[1].type.tensor_type.elem_type = kind
+    path.write_bytes(model.SerializeToString())
+    return OnnxSource(path, threads=1)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+def test_whole_times(tmp_path, kind):
+    src = with_time(tmp_path / "m.onnx", kind, ["n"])
+    x = np.zeros((2, 3), np.float32)
+    np.testing.assert_array_equal(src(x, {"t": np.array([7, 999], np.float32)})["y"][:, 0], [7, 999])
+    for bad in (12.5, np.nan, np.inf):
+        with pytest.raises(
+            ValueError, match=rf"'t' of .* takes whole numbers .* is given {bad}.*export the network with"
+        ):
+            src(x, {"t": np.array([7, bad], np.float32)})
+
+
+@pytest.mark.parametrize("shape", [[], [1]])
+def test_one_time_for_the_whole_batch(tmp_path, shape):
+    src = with_time(tmp_path / "m.onnx", TensorProto.FLOAT, shape)
+    x = np.zeros((3, 3), np.float32)
+    np.testing.assert_array_equal(src(x, {"t": np.full(3, 0.5, np.float32)})["y"], np.full((3, 3), 0.5))
+    np.testing.assert_array_equal(src(x[:1], {"t": np.full(1, 0.5, np.float32)})["y"], np.full((1, 3), 0.5))
+    np.testing.assert_array_equal(src(x, {"t": np.full(shape, 0.5, np.float32)})["y"], np.full((3, 3), 0.5))
+    with pytest.raises(ValueError, match=r"'t' of .* is one number for a batch and is given several"):
+        src(x, {"t": np.array([0, 0, 1], np.float32)})
 
 
 def test_missing_file(tmp_path):
@@ -193,32 +407,208 @@ def test_files_that_are_no_models(tmp_path, unet_onnx):
             OnnxSource(path)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "weights.bin"])
-@pytest.mark.parametrize("nested", [False, True])
-def test_tensors_in_other_files_are_refused(tmp_path, location, nested, monkeypatch):
-    (tmp_path / "weights.bin").write_bytes(bytes(192))
+def external(location: str = "weights.bin", **entries: Any) -> TensorProto:
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 4, 6], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=location)
-    if nested:
-        constant = helper.make_graph(
-            [helper.make_node("Constant", [], ["out"], value=tensor)],
-            "branch",
-            [],
-            [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 4, 6])],
-        )
-        nodes = [
-            helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
-            helper.make_node("If", ["yes"], ["w"], then_branch=constant, else_branch=constant),
-        ]
-        path = save(tmp_path / "m.onnx", [*nodes, helper.make_node("Add", ["x", "w"], ["y"])], {"y": ["n", 2, 4, 6]})
-    else:
-        path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "w"], ["y"])], {"y": ["n", 2, 4, 6]}, [tensor])
-    opened = []
-    real = builtins.open
-    monkeypatch.setattr(builtins, "open", lambda *args, **given: (opened.append(args[0]), real(*args, **given))[1])
-    with pytest.raises(UnsafeModelError, match="tensor 'w' points to another file"):
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def plus_w(path: Path, tensor: TensorProto, nested: bool = False) -> Path:
+    """y = x + w, with w among the initialisers or inside a branch."""
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    if not nested:
+        return save(path, [add], {"y": ["n", 2, 4, 6]}, [tensor])
+    constant = helper.make_graph(
+        [helper.make_node("Constant", [], ["out"], value=tensor)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 4, 6])],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
+        helper.make_node("If", ["yes"], ["w"], then_branch=constant, else_branch=constant),
+    ]
+    return save(path, [*nodes, add], {"y": ["n", 2, 4, 6]})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("location", ["weights.bin", "./weights.bin", "sub/weights.bin", "link.bin"])
+def test_values_in_files_of_the_models_folder(tmp_path, monkeypatch, location, nested):
+    w = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
+    (tmp_path / "sub").mkdir()
+    for name in ("weights.bin", "sub/weights.bin"):
+        (tmp_path / name).write_bytes(bytes(4) + w.tobytes() + bytes(3))
+    (tmp_path / "link.bin").symlink_to("weights.bin")
+    monkeypatch.chdir(tmp_path.parent)
+    plus_w(tmp_path / "m.onnx", external(location, offset=4, length=w.nbytes), nested)
+    src = OnnxSource(Path(tmp_path.name) / "m.onnx", pool="none", threads=1)
+    x = np.ones((3, 2, 4, 6), np.float32)
+    np.testing.assert_array_equal(src(x)["y"], (x + w).reshape(3, -1))
+    whole = (tmp_path / "m.onnx").read_bytes() + (tmp_path / "weights.bin").read_bytes()
+    assert src.sha256 == hashlib.sha256(whole).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data_type", "values"),
+    [
+        (TensorProto.BFLOAT16, np.array([0x3F80, 0xC000], "<u2")),
+        (TensorProto.INT8, np.array([1, -2], np.int8)),
+        (TensorProto.INT4, np.array([0xE1], np.uint8)),
+        (TensorProto.FLOAT16, np.array([1, -2], np.float16)),
+    ],
+)
+def test_values_of_other_types(tmp_path, data_type, values):
+    (tmp_path / "w.bin").write_bytes(values.tobytes())
+    tensor = TensorProto(name="w", data_type=data_type, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="w.bin")
+    nodes = [
+        helper.make_node("Cast", ["w"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "float"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"y": ["n", 2]}, [tensor], x=["n", 2])
+    model = onnx.load(path, load_external_data=False)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    path.write_bytes(model.SerializeToString())
+    np.testing.assert_array_equal(OnnxSource(path, threads=1)(np.zeros((1, 2), np.float32))["y"], [[1, -2]])
+
+
+def test_values_that_only_the_part_behind_the_cut_needs(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(bytes(192))
+    path = plus_w(tmp_path / "m.onnx", external())
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node.insert(0, helper.make_node("Neg", ["x"], ["a"]))
+    path.write_bytes(model.SerializeToString())
+    src = OnnxSource(path, layers="a", pool="none")
+    assert src.n_nodes == (1, 2)
+    np.testing.assert_array_equal(src(np.ones((1, 2, 4, 6), np.float32))["a"], -np.ones((1, 48)))
+
+
+def test_a_missing_file_of_values_is_named(tmp_path):
+    path = plus_w(tmp_path / "m.onnx", external("m.onnx.data"))
+    with pytest.raises(FileNotFoundError, match=r"tensor 'w' is kept in 'm\.onnx\.data', which is not there"):
         OnnxSource(path)
-    assert not [name for name in opened if Path(str(name)).name == Path(location).name]
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    """A folder for a model, with a secret beside it and links to that."""
+    secret, inside = tmp_path / "secret.bin", tmp_path / "model"
+    secret.write_bytes(bytes(192))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.bin").write_bytes(bytes(192))
+    (inside / "folder").mkdir(parents=True)
+    (inside / "weights.bin").write_bytes(bytes(192))
+    (inside / "link.bin").symlink_to(secret)
+    (inside / "away").symlink_to(tmp_path / "elsewhere")
+    (inside / "loop.bin").symlink_to("loop.bin")
+    os.mkfifo(inside / "pipe.bin")
+    return inside
+
+
+def forget_reading(*paths: Path) -> None:
+    # Before the last change: file systems that save on notes of the last reading make one then.
+    for path in paths:
+        os.utime(path, ns=(10**9, 2 * 10**9))
+
+
+def was_read(path: Path) -> bool:
+    return path.stat().st_atime_ns != 10**9
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../secret.bin",
+        "folder/../../secret.bin",
+        "folder/../weights.bin",
+        "/etc/hostname",
+        "{absolute}",
+        "..\\secret.bin",
+        "C:secret.bin",
+        "link.bin",
+        "away/secret.bin",
+        "loop.bin",
+        "pipe.bin",
+        "folder",
+        "",
+        "weights.bin\0",
+        "weights.bin/x",
+        "*/_ORT_MEM_ADDR_/*",
+    ],
+)
+def test_what_leads_out_of_the_models_folder_is_refused(inside, location, nested):
+    outside = [inside.parent / "secret.bin", inside.parent / "elsewhere" / "secret.bin"]
+    path = plus_w(inside / "m.onnx", external(location.format(absolute=outside[0])), nested)
+    forget_reading(*outside, path)
+    with pytest.raises(UnsafeModelError, match=r"m\.onnx: tensor 'w' "):
+        OnnxSource(path)
+    assert not any(map(was_read, outside))
+    if not was_read(path):
+        pytest.skip("this file system does not note when a file was read")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"offset": -4},
+        {"offset": 4},
+        {"offset": 10**18},
+        {"length": 188},
+        {"length": 196},
+        {"length": -192},
+        {"offset": "four"},
+        {"length": "9" * 5000},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_values_that_do_not_fit_their_file_are_refused(inside, entries, nested):
+    with pytest.raises(UnsafeModelError, match=r"tensor 'w' .*(needs 192 bytes|no number)"):
+        OnnxSource(plus_w(inside / "m.onnx", external(**entries), nested))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dims": [10**9, 10**9]}, "needs 4000000000000000000 bytes"),
+        ({"dims": [-2, -4, 6]}, r"declares the shape \(-2, -4, 6\)"),
+        ({"data_type": TensorProto.STRING}, "holds text"),
+        ({"data_type": 99}, "unknown type 99"),
+        ({"data_location": TensorProto.DEFAULT}, "points to another file and does not say"),
+    ],
+)
+def test_tensors_that_contradict_themselves_are_refused(inside, change, message):
+    tensor = external()
+    for name, value in change.items():
+        if name == "dims":
+            tensor.dims[:] = value
+        else:
+            setattr(tensor, name, value)
+    with pytest.raises(UnsafeModelError, match=message):
+        OnnxSource(plus_w(inside / "m.onnx", tensor))
+
+
+def test_names_that_are_no_text_are_refused(tmp_path, unet_onnx):
+    path = tmp_path / "m.onnx"
+    whole = unet_onnx.read_bytes()
+    assert whole.count(b"/net/mid/Mul") > 2
+    path.write_bytes(whole.replace(b"/net/mid/Mul", b"/net/\xff\xfe\xfd/Mul"))
+    with pytest.raises(UnsafeModelError, match="truncated or not an ONNX model"):
+        OnnxSource(path, layers="mid")
+
+
+def test_functions_without_end_are_refused(tmp_path):
+    path = save(tmp_path / "m.onnx", [helper.make_node("F", ["x"], ["y"], domain="d")], {"y": ["n", 2, 4, 6]})
+    model = onnx.load(path)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+    call = helper.make_node("F", ["a"], ["b"], domain="d")
+    model.functions.append(helper.make_function("d", "F", ["a"], ["b"], [call], opsets))
+    model.opset_import.append(opsets[1])
+    path.write_bytes(model.SerializeToString())
+    for layers in (None, "y"):
+        with pytest.raises(UnsafeModelError, match="onnxruntime does not load this model"):
+            OnnxSource(path, layers=layers)
 
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
