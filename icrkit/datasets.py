@@ -138,12 +138,13 @@ FASHION_CLASSES = (
 
 
 def data_path(name: str) -> Path:
-    """Path of a file that ships with the package.
+    """Path of a file or folder that ships with the package.
 
     Parameters
     ----------
     name : str
-        "fashion_images.npz", "fashion_cube.h5", "fashion_denoiser.onnx" (the example network) or "NOTICE".
+        "fashion_images.npz", "fashion_cube.h5", "fashion_denoiser.onnx" (the example network), "fashion_denoiser.npz"
+        (its weights for torch), "fashion_ddpm" (a diffusers pipeline) or "NOTICE".
 
     Returns
     -------

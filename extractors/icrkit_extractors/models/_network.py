@@ -52,7 +52,8 @@ class Network:
         layers : str or sequence of str, optional
             Names or globs of modules.
         **options
-            Further parameters of `TorchSource`; ``record`` is added to the network's own.
+            Further parameters of `TorchSource`; ``record`` is added to the network's own, and ``device`` is the
+            autoencoder's too. Where the record has ``prefix_tokens``, that is the ``n_prefix`` by default.
 
         Returns
         -------
@@ -60,4 +61,8 @@ class Network:
         """
         record = {**self.record, **options.pop("record", {})}
         known = {"call": self.call, "input_shape": self.input_shape, "record": record}
+        if "prefix_tokens" in record:
+            known["n_prefix"] = record["prefix_tokens"]
+        if self.encode is not None and options.get("device") is not None:
+            self.encode.vae.to(options["device"])
         return TorchSource(self.module, layers, **{**known, **options})
