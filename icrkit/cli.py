@@ -30,6 +30,18 @@ class _BadData(click.ClickException):
 class _Icrkit(click.Group):
     """Turns what can go wrong into one line and an exit status."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "extract"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "extract":
+            # The extractors bring their own command: this package knows of none of what it takes.
+            from icrkit_extractors.cli import main as extract
+
+            command: click.Command = extract
+            return command
+        return super().get_command(ctx, cmd_name)
+
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -43,7 +55,8 @@ class _Icrkit(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 raise SystemExit(141) from None
             except KeyboardInterrupt:
-                resumes = "; the same command goes on from here" if ctx.invoked_subcommand == "demo" else ""
+                resumable = ctx.invoked_subcommand in ("demo", "extract")
+                resumes = "; the same command goes on from here" if resumable else ""
                 click.echo(f"\nicrkit: interrupted{resumes}", err=True)
                 raise SystemExit(130) from None
             except (ValueError, OSError, ImportError) as error:

@@ -1,0 +1,416 @@
+"""``icrkit extract``: images and a network in, a cube out. Parses, calls the public API, prints."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from icrkit_extractors import images as image_sources
+from icrkit_extractors import models, noise, views
+from icrkit_extractors._onnx import OnnxSource
+from icrkit_extractors.run import Estimate, estimate, extract, extract_course
+
+__all__ = ["main"]
+
+# What a name on the command line stands for.
+_VIEWS: dict[str, Callable[..., Any]] = {
+    name.lower(): getattr(views, name) for name in ("Paper", "Augment", "Fashion", "Digits", "Unchanged")
+}
+
+
+# ---- texts to values ------------------------------------------------------------------------------------------------
+
+
+def _value(text: str) -> Any:
+    """A Python literal, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _options(texts: Iterable[str], option: str) -> dict[str, Any]:
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{text!r} is not name=value", param_hint=option)
+        given[name] = _value(value)
+    return given
+
+
+def _made(text: str, known: Mapping[str, Callable[..., Any]], option: str) -> Any:
+    """What NAME, NAME:VALUE or NAME:KEY=VALUE,... stands for."""
+    name, _, rest = text.partition(":")
+    if name.lower() not in known:
+        raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
+    # Commas inside brackets belong to a value.
+    parts = re.split(r",(?![^(\[]*[)\]])", rest) if rest else []
+    positional = [_value(part) for part in parts if "=" not in part]
+    named = {key: _value(value) for key, _, value in (part.partition("=") for part in parts if "=" in part)}
+    try:
+        return known[name.lower()](*positional, **named)
+    except TypeError as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint=option) from error
+
+
+def _law(text: str) -> Any:
+    name, _, rest = text.partition(":")
+    if name == "scheduler":
+        return noise.from_scheduler(json.loads(Path(rest).read_text()))
+    return _made(text, noise.LAWS, "--noise")
+
+
+def _view(text: str) -> Any:
+    module, _, name = text.partition(":")
+    if "." in module and name:
+        found = getattr(importlib.import_module(module), name)
+        return found() if isinstance(found, type) else found
+    return _made(text, _VIEWS, "--views")
+
+
+def _sigmas(text: str | None, law: Any) -> list[float]:
+    if text is None:
+        if isinstance(law, noise.Clean):
+            return [0.0]
+        trained = getattr(law, "trained_range", None)
+        hint = f"; this network was trained on {trained[0]:.3g} to {trained[1]:.3g}" if trained else ""
+        raise click.UsageError(f"--sigmas is needed, such as 0.05,0.1,0.2 or 0.02:2:10 (low:high:count){hint}")
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            # Four digits: levels that a person can type again.
+            return [float(f"{value:.4g}") for value in np.geomspace(float(low), float(high), int(count))]
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is neither a list like 0.05,0.1 nor low:high:count", param_hint="--sigmas"
+        ) from error
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise click.BadParameter(f"{text!r} is not I/N with I from 0 to N - 1", param_hint="--shard")
+    return int(match[1]), int(match[2])
+
+
+def _steps(given: tuple[int, ...], paths: list[str]) -> list[int]:
+    """Training step of each checkpoint: as given, or the last number in its name."""
+    if given:
+        if len(given) != len(paths):
+            raise click.UsageError(f"{len(given)} --step for {len(paths)} checkpoints: one each, in the same order")
+        return list(given)
+    steps = []
+    for path in paths:
+        numbers = re.findall(r"\d+", Path(path).stem)
+        if not numbers:
+            raise click.UsageError(f"no step in the name of {path}: give --step once for each checkpoint")
+        steps.append(int(numbers[-1]))
+    return steps
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def _pairs(model: tuple[str, ...], checkpoint: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Model and checkpoint of each cube."""
+    if len(model) > 1 and len(checkpoint) > 1:
+        raise click.UsageError("several --model or several --checkpoint, not both")
+    if checkpoint:
+        return [(one, path) for one in model for path in checkpoint]
+    return [(one, None) for one in model]
+
+
+def _shown(layers: Mapping[str, Any]) -> str:
+    width = max(map(len, layers), default=0)
+    return "\n".join(f"{name:{width}}  {'' if shape is None else shape}".rstrip() for name, shape in layers.items())
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def _planned(cost: Estimate) -> str:
+    layers = ", ".join(f"{name} ({d} features)" for name, d in cost.layers.items())
+    return (
+        f"layers: {layers}\n"
+        f"forward passes: {cost.forwards} ({cost.n_images} images x {cost.n_views} views x {cost.n_levels} levels)\n"
+        f"features: {_size(cost.bytes)}\n"
+        f"time: about {_seconds(cost.seconds)} at {cost.images_per_second:.0f} img/s"
+    )
+
+
+@click.command("extract", no_args_is_help=True)
+@click.option(
+    "--family",
+    required=True,
+    type=click.Choice(["onnx", *models.FAMILIES]),
+    help="What kind of network it is.",
+)
+@click.option(
+    "--model", required=True, multiple=True, help="File, folder or package.module:function; several for a course."
+)
+@click.option("--checkpoint", multiple=True, help="File of weights; several for a course, a cube each.")
+@click.option("--code", type=click.Path(exists=True, file_okay=False), help="Your checkout of the network's code.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the family; see its page in docs."
+)
+@click.option("--step", type=int, multiple=True, help="Training step of each checkpoint; else the number in its name.")
+@click.option("--images", "images_path", help="Folder, .npy, .npz, idx, .h5 or .zarr.")
+@click.option("--images-key", help="Array of the file that holds the images.")
+@click.option("--images-set", multiple=True, metavar="NAME=VALUE", help="Further option of open_images: layout, ...")
+@click.option("--size", type=int, help="Resize to SIZE x SIZE: short side, then centre crop.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Convert to grey or to RGB.")
+@click.option("--limit", type=click.IntRange(1), help="First LIMIT images only.")
+@click.option("--layers", multiple=True, metavar="NAME", help="Layer by name or glob; may be repeated.")
+@click.option("--pool", default="mean", show_default=True, help="mean, none, class, patches or grid:K.")
+@click.option("--feature-axis", type=int, help="Axis of the features, where it is neither channel nor token width.")
+@click.option("--n-prefix", type=click.IntRange(0), help="Class and register tokens before the patches.")
+@click.option("--output-index", help="Which item of a layer that gives several.")
+@click.option("--sigmas", help="Noise levels sigma/alpha: 0.05,0.1,0.2 or low:high:count (geometric).")
+@click.option(
+    "--noise",
+    "noise_text",
+    help="Noise law, where it is not the network's own: edm, ddpm:linear, flow, sit, clean, ...",
+)
+@click.option(
+    "--views",
+    "views_text",
+    default="paper",
+    show_default=True,
+    help="Views: paper:LEVEL, fashion, digits, package.module:name.",
+)
+@click.option("--n-views", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--fresh-noise", is_flag=True, help="New noise at every level.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(1))
+@click.option("--device", help="cpu, cuda, cuda:1, mps; the network's own by default.")
+@click.option("--autocast", type=click.Choice(["bfloat16", "float16"]), help="Run the network in half precision.")
+@click.option("--compile", "compiled", is_flag=True, help="Run it through torch.compile.")
+@click.option("--out", type=click.Path(), help="Store to write; with several checkpoints the folder of their cubes.")
+@click.option("--shard", metavar="I/N", help="Part I (from 0) of N of the images: N processes write one store.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with a store that is unfinished.")
+@click.option("--moments-only", is_flag=True, help="Keep no features, only their moments.")
+@click.option("--list-layers", is_flag=True, help="Show the layers and their shapes, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show what it will take, and stop.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def main(
+    family: str,
+    model: tuple[str, ...],
+    checkpoint: tuple[str, ...],
+    code: str | None,
+    settings: tuple[str, ...],
+    step: tuple[int, ...],
+    images_path: str | None,
+    images_key: str | None,
+    images_set: tuple[str, ...],
+    size: int | None,
+    channels: str | None,
+    limit: int | None,
+    layers: tuple[str, ...],
+    pool: str,
+    feature_axis: int | None,
+    n_prefix: int | None,
+    output_index: str | None,
+    sigmas: str | None,
+    noise_text: str | None,
+    views_text: str,
+    n_views: int,
+    fresh_noise: bool,
+    seed: int,
+    batch_size: int,
+    device: str | None,
+    autocast: str | None,
+    compiled: bool,
+    out: str | None,
+    shard: str | None,
+    resume: bool,
+    moments_only: bool,
+    list_layers: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a frozen network over views of images at noise levels, and keep its features.
+
+    \b
+    See which layers there are, then run it (--dry-run shows first what it will take):
+      icrkit extract --family diffusers --model NET --list-layers
+      icrkit extract --family diffusers --model NET --images PHOTOS \\
+          --layers mid_block --sigmas 0.02:2:10 --out net.cube
+      icrkit sweep net.cube
+
+    The same command goes on where an interrupted one stopped.
+    """
+    pairs = _pairs(model, checkpoint)
+    law = None if noise_text is None else _law(noise_text)
+    pooling: dict[str, Any] = {"pool": pool, "feature_axis": feature_axis}
+    if n_prefix is not None:  # else the network's own
+        pooling["n_prefix"] = n_prefix
+    torch_options = {
+        **pooling,
+        "output_index": None if output_index is None else _value(output_index),
+        "device": device,
+        "autocast": autocast,
+        "compile": compiled,
+    }
+    onnx_options = {**pooling, "providers": _providers(device)}
+    load = functools.partial(_load, family, code=code, settings=_options(settings, "--set"), layers=layers or None)
+    options = onnx_options if family == "onnx" else torch_options
+    source, network = load(*pairs[0], options)
+    if network is not None:
+        law = network.noise if law is None else law
+    pictures = None
+    if images_path is not None:
+        wanted: dict[str, Any] = {
+            "size": size,
+            "channels": None if channels is None else int(channels),
+            "key": images_key,
+        }
+        wanted |= _options(images_set, "--images-set")
+        try:
+            pictures = image_sources.open_images(images_path, **wanted)
+        except TypeError as error:
+            raise click.BadParameter(str(error), param_hint="--images-set") from error
+        pictures = pictures if limit is None else pictures.take(limit)
+
+    if list_layers:
+        shapes = _layers(source, network, law, pictures, sigmas)
+        click.echo(json.dumps(shapes) if as_json else _shown(shapes))
+        return
+    if pictures is None:
+        raise click.UsageError("--images is needed")
+    if law is None:
+        raise click.UsageError(
+            f"--noise is needed: this network does not say what noise it knows; one of {', '.join(noise.LAWS)}"
+        )
+    if not layers and family != "onnx":
+        raise click.UsageError("--layers is needed; --list-layers shows what there is")
+    given: dict[str, Any] = {
+        "noise": law,
+        "views": _view(views_text),
+        "n_views": n_views,
+        "seed": seed,
+        "encode": None if network is None else network.encode,
+        "fresh_noise": fresh_noise,
+        "batch_size": batch_size,
+        "shard": _shard(shard),
+    }
+    levels = _sigmas(sigmas, law)
+    if dry_run:
+        cost = estimate(source, pictures, levels, **given)
+        click.echo(
+            json.dumps({**vars(cost), "images_per_second": cost.images_per_second}) if as_json else _planned(cost)
+        )
+        return
+    if out is None:
+        raise click.UsageError("--out is needed: the folder of the store to write, such as features.cube")
+    given |= {"resume": resume, "progress": not quiet, "moments_only": moments_only}
+    if len(pairs) == 1 and not step:
+        made = [(None, out, extract(source, pictures, levels, out=out, **given))]
+    else:
+        steps = _steps(step, [path or name for name, path in pairs])
+        # The first is there already; each of the others is loaded when its turn comes.
+        sources = [(steps[0], source)] + [
+            (number, lambda pair=pair: load(*pair, options)[0])
+            for number, pair in zip(steps[1:], pairs[1:], strict=True)
+        ]
+        course = extract_course(sources, pictures, levels, out=out, **given)
+        made = [(number, str(Path(out) / f"step-{number:08d}.cube"), result) for number, result in course]
+    facts = [_facts(number, path, result) for number, path, result in made]
+    if as_json:
+        click.echo(json.dumps(facts[0] if len(facts) == 1 else facts))
+        return
+    for fact in facts:
+        click.echo(_line(fact))
+
+
+def _load(
+    family: str,
+    name: str,
+    path: str | None,
+    options: dict[str, Any],
+    *,
+    code: str | None,
+    settings: dict[str, Any],
+    layers: Any,
+) -> tuple[Any, Any]:
+    """Source of features, and the network it runs (None for ONNX)."""
+    if family == "onnx":
+        if path is not None or code is not None:
+            raise click.UsageError("an ONNX model holds its own weights and code: neither --checkpoint nor --code")
+        return OnnxSource(name, layers=layers, **options, **settings), None
+    network = models.load(family, name, checkpoint=path, code=code, **settings)
+    return network.source(layers, **options), network
+
+
+def _providers(device: str | None) -> list[str] | None:
+    if device is None:
+        return None
+    return ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _layers(source: Any, network: Any, law: Any, pictures: Any, sigmas: str | None) -> dict[str, Any]:
+    if network is None:
+        return dict(source.available_layers())
+    if pictures is not None:
+        x0 = views.as_unit_range(np.asarray(pictures[0:2]))
+        if network.encode is not None:
+            x0 = network.encode(x0, [0, 1][: len(x0)], 0, 0)
+    elif network.input_shape is not None:
+        x0 = np.zeros((2, *network.input_shape), dtype=np.float32)
+    else:
+        return dict(source.available_layers())
+    if law is None:
+        return dict(source.available_layers(source.place(x0), {}))
+    if sigmas is None and getattr(law, "trained_range", None):
+        level = math.sqrt(math.prod(law.trained_range))
+    else:
+        level = _sigmas(sigmas, law)[0]
+    x, conditioning = law(source.place(x0), source.place(np.zeros_like(x0)), level)
+    return dict(source.available_layers(x, conditioning))
+
+
+def _facts(step: int | None, path: str, result: Any) -> dict[str, Any]:
+    about: dict[str, Any] = {"path": path, **({} if step is None else {"step": step})}
+    if isinstance(result, dict):
+        return {**about, "moments": {name: [int(n) for n in m.n_images.shape] for name, m in result.items()}}
+    return {
+        **about,
+        "n_images": result.n_images,
+        "n_views": result.n_views,
+        "sigmas": result.sigmas.tolist(),
+        "layers": result.n_features,
+    }
+
+
+def _line(fact: Mapping[str, Any]) -> str:
+    if "moments" in fact:
+        return f"{fact['path']}: moments of {', '.join(fact['moments'])}"
+    layers = ", ".join(f"{name} ({d} features)" for name, d in fact["layers"].items())
+    held = f"{fact['n_images']} images x {fact['n_views']} views x {len(fact['sigmas'])} levels"
+    return f"{fact['path']}: {held}, {layers}\nnext: icrkit sweep {fact['path']}"

@@ -1,0 +1,199 @@
+"""``icrkit extract``: real files in, the cube that `extract` would give out, and one line where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from icrkit import Moments, open_cube
+from icrkit.cli import main
+from icrkit.datasets import data_path, load_fashion_images
+from icrkit_extractors import extract, models, noise, views
+from icrkit_extractors.cli import _sigmas, _steps
+
+MODEL = "icrkit_extractors.models.denoiser:SmallUNet"
+WEIGHTS = data_path("fashion_denoiser.npz")
+NET = ("--family", "module", "--model", MODEL, "--checkpoint", WEIGHTS, "--noise", "edm")
+
+
+def icrkit(*args: object) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(main, ["extract", *(str(arg) for arg in args)])
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return load_fashion_images("test").images[:24]
+
+
+@pytest.fixture
+def images(tmp_path: Path, pictures: np.ndarray) -> Path:
+    path = tmp_path / "images.npz"
+    np.savez(path, images=pictures, labels=load_fashion_images("test").labels[:24])
+    return path
+
+
+def by_hand(pictures: np.ndarray, layers: Any = "mid", **given: Any) -> Any:
+    src = models.load("module", MODEL, checkpoint=WEIGHTS).source(layers)
+    return extract(src, pictures, [0.05, 0.4], noise=noise.EDM(), views=views.Paper(), progress=False, **given)
+
+
+def test_a_cube_from_a_shell_is_the_one_from_python(images, pictures, tmp_path):
+    out = tmp_path / "a.cube"
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--out", out, "--quiet")
+    result = icrkit(*NET, *given)
+    assert result.exit_code == 0, result.output
+    assert (
+        "24 images x 2 views x 2 levels, mid (64 features)" in result.stdout and "next: icrkit sweep" in result.stdout
+    )
+    cube, wanted = open_cube(out), by_hand(pictures)
+    np.testing.assert_array_equal(cube["mid"].values, wanted["mid"].values)
+    np.testing.assert_array_equal(cube.labels, load_fashion_images("test").labels[:24])
+    assert cube.attrs["noise"] == noise.EDM().config() and len(cube.attrs["model_sha256"]) == 64
+    again = icrkit(*NET, *given, "--json")
+    assert json.loads(again.stdout)["layers"] == {"mid": 64}
+
+
+def test_layers_are_listed_with_shapes(images):
+    result = icrkit(*NET, "--images", images, "--list-layers")
+    assert result.exit_code == 0, result.output
+    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1)
+    assert rows["mid"] == "(2, 64, 8, 8)" and rows["dec.16x16_block0"] == "(2, 32, 16, 16)"
+    assert json.loads(icrkit(*NET, "--images", images, "--list-layers", "--json").stdout)["mid"] == [2, 64, 8, 8]
+
+
+def test_an_onnx_file_needs_no_images_to_be_listed():
+    result = icrkit("--family", "onnx", "--model", data_path("fashion_denoiser.onnx"), "--list-layers")
+    assert result.exit_code == 0, result.output
+    assert any(line.split()[0] == "mid" for line in result.stdout.splitlines())
+
+
+def test_a_dry_run_writes_nothing(images, tmp_path):
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.02:2:5", "--out", tmp_path / "a.cube", "--dry-run")
+    result = icrkit(*NET, *given)
+    assert result.exit_code == 0, result.output
+    assert "forward passes: 240 (24 images x 2 views x 5 levels)" in result.stdout
+    assert "features: 61.4 kB" in result.stdout and "time: about" in result.stdout
+    assert json.loads(icrkit(*NET, *given, "--json").stdout)["bytes"] == 61440
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz"]
+
+
+def test_shards_resume_and_views(images, pictures, tmp_path):
+    what = ("--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--out", tmp_path / "a.cube", "--quiet")
+    how = ("--views", "paper:level=5", "--n-views", 3, "--seed", 4, "--batch-size", 8, "--fresh-noise")
+    given = (*NET, *what, *how)
+    for i in (1, 0):
+        result = icrkit(*given, "--shard", f"{i}/2")
+        assert result.exit_code == 0, result.output
+    src = models.load("module", MODEL, checkpoint=WEIGHTS).source("mid")
+    wanted = extract(
+        src, pictures, [0.05, 0.4], noise=noise.EDM(), views=views.Paper(5), n_views=3, seed=4, fresh_noise=True,
+        progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(open_cube(tmp_path / "a.cube")["mid"].values, wanted["mid"].values, rtol=1e-4, atol=1e-5)
+    refused = icrkit(*given, "--shard", "0/2", "--no-resume")
+    assert refused.exit_code == 1 and "exists" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_a_course_is_a_cube_a_checkpoint(images, pictures, tmp_path):
+    for step in (100, 2000):
+        (tmp_path / f"net-{step}.npz").write_bytes(Path(WEIGHTS).read_bytes())
+    checkpoints = ("--checkpoint", tmp_path / "net-100.npz", "--checkpoint", tmp_path / "net-2000.npz")
+    net = ("--family", "module", "--model", MODEL, *checkpoints, "--noise", "edm")
+    out = tmp_path / "course"
+    result = icrkit(
+        *net, "--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--quiet", "--out", out, "--json"
+    )
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert [fact["step"] for fact in facts] == [100, 2000]
+    for fact in facts:
+        cube = open_cube(fact["path"])
+        assert cube.step == fact["step"]
+        np.testing.assert_array_equal(cube["mid"].values, by_hand(pictures)["mid"].values)
+
+
+def test_moments_only(images, pictures, tmp_path):
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--quiet", "--moments-only")
+    result = icrkit(*NET, *given, "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    about = json.loads((tmp_path / "m" / "moments.json").read_text())
+    moments = Moments.load(tmp_path / "m" / about["layers"]["mid"])
+    wanted = Moments.from_cube(by_hand(pictures).select(layer="mid"), dtype="float64")
+    np.testing.assert_allclose(moments.within, wanted.within, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        (("--layers", "midd"), 1, ("midd", "mid")),
+        (("--sigmas", "abc"), 2, ("abc",)),
+        (("--noise", "edn"), 2, ("edn", "edm")),
+        (("--noise", "edm:sigma=1"), 2, ("sigma",)),
+        (("--views", "papers"), 2, ("papers", "paper")),
+        (("--shard", "2/2"), 2, ("2/2",)),
+        (("--set", "nothing"), 2, ("name=value",)),
+        (("--set", "nothing=3"), 1, ("nothing",)),
+        (("--checkpoint", "missing.npz"), 1, ("missing.npz",)),
+        (("--images", "missing.npz"), 1, ("missing.npz",)),
+        (("--images-key", "photos"), 1, ("photos", "images")),
+        (("--pool", "median"), 1, ("median",)),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(images, tmp_path, change, status, words):
+    base = {
+        "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
+        "--layers": "mid", "--sigmas": "0.05", "--out": tmp_path / "a.cube",
+    }  # fmt: skip
+    given = {**base, **dict([change])}
+    result = icrkit(*(part for pair in given.items() for part in pair), "--quiet")
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.stderr
+    assert not (tmp_path / "a.cube").exists()
+
+
+@pytest.mark.parametrize("missing", ["--images", "--layers", "--noise", "--sigmas", "--out"])
+def test_what_is_missing_is_named(images, tmp_path, missing):
+    base = {
+        "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
+        "--layers": "mid", "--sigmas": "0.05", "--out": tmp_path / "a.cube",
+    }  # fmt: skip
+    del base[missing]
+    result = icrkit(*(part for pair in base.items() for part in pair), "--quiet")
+    assert result.exit_code == 2 and missing in result.stderr
+
+
+def test_levels_from_text():
+    assert _sigmas("0.02:2:5", None) == [0.02, 0.06325, 0.2, 0.6325, 2.0]
+    assert _sigmas("0.1, 0.3", None) == [0.1, 0.3]
+    assert _sigmas(None, noise.Clean()) == [0.0]
+
+
+def test_steps_from_names():
+    assert _steps((), ["run-3/net_000100.pt", "run-3/net_002000.pt"]) == [100, 2000]
+    assert _steps((5, 6), ["a.pt", "b.pt"]) == [5, 6]
+
+
+def test_options_of_images(pictures, tmp_path):
+    path = tmp_path / "last.npy"
+    np.save(path, np.moveaxis(pictures, 1, -1))
+    given = ("--images", path, "--layers", "mid", "--sigmas", "0.05,0.4", "--out", tmp_path / "a.cube", "--quiet")
+    assert icrkit(*NET, *given, "--images-set", "layout=nhwc").exit_code == 0
+    wrong = icrkit(*NET, *given, "--images-set", "order=nhwc")
+    assert wrong.exit_code == 2 and "order" in wrong.stderr
+
+
+def test_poolings_and_halves(images, tmp_path):
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.05", "--quiet")
+    assert (
+        icrkit(*NET, *given, "--pool", "grid:2", "--autocast", "bfloat16", "--out", tmp_path / "a.cube").exit_code == 0
+    )
+    cube = open_cube(tmp_path / "a.cube")
+    assert cube.n_features == {"mid": 256} and cube.attrs["autocast"] == "bfloat16"
