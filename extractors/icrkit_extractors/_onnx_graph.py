@@ -528,7 +528,7 @@ class Graph:
         ----------
         layers : str or sequence of str, optional
             The outputs by default. A glob (``*`` matches dots as well) is held against modules and outputs, and
-            against all other tensors where none of those fits.
+            against all other tensors where none of those fits; what stands for no single tensor is left out.
 
         Returns
         -------
@@ -554,8 +554,18 @@ class Graph:
                 matches = self._matches(name)
                 if not matches:
                     raise
-                chosen.update({match: self.find(match) for match in matches})
+                found = {match: tensor for match in matches if (tensor := self._found(match)) is not None}
+                if not found:
+                    self.find(matches[0])  # says why
+                chosen.update(found)
         return chosen
+
+    def _found(self, name: str) -> str | None:
+        """The tensor of a layer; None where it stands for none or several."""
+        try:
+            return self.find(name)
+        except ValueError:
+            return None
 
     def _matches(self, pattern: str) -> list[str]:
         if pattern in self.modules or not re.search(r"[*?[]", pattern):

@@ -37,6 +37,8 @@ class _AllFired(BaseException):
 
 def _resolved(module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]:
     """Names of modules from names and globs, each once."""
+    import torch
+
     names = [name for name, _ in module.named_modules() if name]
     # A module that is registered twice has two names, and either will do.
     known = {name for name, _ in module.named_modules(remove_duplicate=False) if name}
@@ -50,7 +52,13 @@ def _resolved(module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]
                 raise ValueError(f"layer {name!r} is named twice")
             chosen[name] = None
             continue
-        matches = [one for one in names if fnmatch.fnmatchcase(one, str(name))]
+        # The two containers are never called themselves, so a glob cannot mean them.
+        matches = [
+            match
+            for match in names
+            if fnmatch.fnmatchcase(match, str(name))
+            and not isinstance(module.get_submodule(match), torch.nn.ModuleList | torch.nn.ModuleDict)
+        ]
         if not matches:
             near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
             hint = f"nearest: {', '.join(map(repr, near))}; " if near else ""

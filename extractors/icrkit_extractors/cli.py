@@ -74,7 +74,10 @@ def _law(text: str) -> Any:
 def _view(text: str) -> Any:
     module, _, name = text.partition(":")
     if "." in module and name:
-        found = getattr(importlib.import_module(module), name)
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise click.BadParameter(f"{text!r}: {error}", param_hint="--views") from error
         return found() if isinstance(found, type) else found
     return _made(text, _VIEWS, "--views")
 
@@ -163,7 +166,22 @@ def _planned(cost: Estimate) -> str:
     )
 
 
-@click.command("extract", no_args_is_help=True)
+class _Extract(click.Command):
+    """Turns what a network or its framework says of its input or device into an error that says what to look at."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RuntimeError, AssertionError) as error:
+            if isinstance(error, click.exceptions.Exit | click.Abort):
+                raise
+            raise ValueError(
+                f"the network did not run: {type(error).__name__}: {error} (--size and --channels change the images, "
+                "--device says where it runs, --batch-size how much memory it takes)"
+            ) from error
+
+
+@click.command("extract", cls=_Extract, no_args_is_help=True)
 @click.option(
     "--family",
     required=True,
@@ -280,6 +298,8 @@ def main(
     }
     onnx_options = {**pooling, "providers": _providers(device)}
     load = functools.partial(_load, family, code=code, settings=_options(settings, "--set"), layers=layers or None)
+    if family == "onnx" and (autocast or compiled or output_index is not None):
+        raise click.UsageError("--autocast, --compile and --output-index are for torch; an ONNX file is run as it is")
     options = onnx_options if family == "onnx" else torch_options
     source, network = load(*pairs[0], options)
     if network is not None:
@@ -341,7 +361,7 @@ def main(
         ]
         course = extract_course(sources, pictures, levels, out=out, **given)
         made = [(number, str(Path(out) / f"step-{number:08d}.cube"), result) for number, result in course]
-    facts = [_facts(number, path, result) for number, path, result in made]
+    facts = [_facts(number, path, result, len(pictures)) for number, path, result in made]
     if as_json:
         click.echo(json.dumps(facts[0] if len(facts) == 1 else facts))
         return
@@ -363,7 +383,10 @@ def _load(
     if family == "onnx":
         if path is not None or code is not None:
             raise click.UsageError("an ONNX model holds its own weights and code: neither --checkpoint nor --code")
-        return OnnxSource(name, layers=layers, **options, **settings), None
+        try:
+            return OnnxSource(name, layers=layers, **options, **settings), None
+        except TypeError as error:
+            raise click.BadParameter(str(error), param_hint="--set") from error
     network = models.load(family, name, checkpoint=path, code=code, **settings)
     return network.source(layers, **options), network
 
@@ -387,21 +410,22 @@ def _layers(source: Any, network: Any, law: Any, pictures: Any, sigmas: str | No
         return dict(source.available_layers())
     if law is None:
         return dict(source.available_layers(source.place(x0), {}))
-    if sigmas is None and getattr(law, "trained_range", None):
-        level = math.sqrt(math.prod(law.trained_range))
-    else:
+    if sigmas is not None or isinstance(law, noise.Clean):
         level = _sigmas(sigmas, law)[0]
+    else:  # shapes are the same at every level
+        level = math.sqrt(math.prod(getattr(law, "trained_range", None) or (1.0, 1.0)))
     x, conditioning = law(source.place(x0), source.place(np.zeros_like(x0)), level)
     return dict(source.available_layers(x, conditioning))
 
 
-def _facts(step: int | None, path: str, result: Any) -> dict[str, Any]:
+def _facts(step: int | None, path: str, result: Any, n_asked: int) -> dict[str, Any]:
     about: dict[str, Any] = {"path": path, **({} if step is None else {"step": step})}
     if isinstance(result, dict):
         return {**about, "moments": {name: [int(n) for n in m.n_images.shape] for name, m in result.items()}}
     return {
         **about,
         "n_images": result.n_images,
+        "complete": result.n_images == n_asked,
         "n_views": result.n_views,
         "sigmas": result.sigmas.tolist(),
         "layers": result.n_features,
@@ -413,4 +437,5 @@ def _line(fact: Mapping[str, Any]) -> str:
         return f"{fact['path']}: moments of {', '.join(fact['moments'])}"
     layers = ", ".join(f"{name} ({d} features)" for name, d in fact["layers"].items())
     held = f"{fact['n_images']} images x {fact['n_views']} views x {len(fact['sigmas'])} levels"
-    return f"{fact['path']}: {held}, {layers}\nnext: icrkit sweep {fact['path']}"
+    further = f"next: icrkit sweep {fact['path']}" if fact["complete"] else "other shards are still missing"
+    return f"{fact['path']}: {held}, {layers}\n{further}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -279,5 +280,7 @@ def open_autoencoder(folder: str | Path, **options: Any) -> Latents:
             f"{where} holds no .safetensors, and pickled weights (.bin) run code: convert them first"
         )
     loader: Any = AutoencoderKL
-    vae = loader.from_pretrained(str(where), use_safetensors=True, local_files_only=True)
+    # Only with this package can memory be spared while loading; asking without it is a warning.
+    spare = importlib.util.find_spec("accelerate") is not None
+    vae = loader.from_pretrained(str(where), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=spare)
     return Latents(vae, **options)

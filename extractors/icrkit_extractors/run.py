@@ -501,6 +501,8 @@ def _to_moments(job: _Job, widths: Mapping[str, int], rows: range, n_folds: int,
         cube = _cube(job, features, slice(stop - len(next(iter(features.values()))), stop))
         for name in widths:
             part = Moments.from_cube(cube.select(layer=name), n_folds=n_folds, dtype="float64")
+            if len(job.sigmas) == 1:
+                part = Moments.stack([part], "sigma", cube.sigmas)
             totals[name] = totals[name] + part if name in totals else part
         kept.clear()
 

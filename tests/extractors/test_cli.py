@@ -90,6 +90,7 @@ def test_shards_resume_and_views(images, pictures, tmp_path):
     for i in (1, 0):
         result = icrkit(*given, "--shard", f"{i}/2")
         assert result.exit_code == 0, result.output
+        assert ("other shards are still missing" in result.stdout) == (i == 1)
     src = models.load("module", MODEL, checkpoint=WEIGHTS).source("mid")
     wanted = extract(
         src, pictures, [0.05, 0.4], noise=noise.EDM(), views=views.Paper(5), n_views=3, seed=4, fresh_noise=True,
@@ -197,3 +198,39 @@ def test_poolings_and_halves(images, tmp_path):
     )
     cube = open_cube(tmp_path / "a.cube")
     assert cube.n_features == {"mid": 256} and cube.attrs["autocast"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("extra", "status", "words"),
+    [
+        (("--device", "cuda:7"), 1, ("did not run", "--device")),
+        (("--views", "icrkit_extractors.views:Nope"), 2, ("Nope",)),
+        (("--channels", "3"), 1, ("did not run", "--channels")),
+    ],
+)
+def test_what_the_framework_says_is_one_line(images, tmp_path, extra, status, words):
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.05", "--out", tmp_path / "a.cube", "--quiet")
+    result = icrkit(*NET, *given, *extra)
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.stderr
+
+
+def test_torch_options_are_refused_for_onnx():
+    given = ("--family", "onnx", "--model", data_path("fashion_denoiser.onnx"), "--list-layers")
+    result = icrkit(*given, "--autocast", "bfloat16")
+    assert result.exit_code == 2 and "--autocast" in result.stderr
+
+
+def test_a_network_without_a_trained_range_is_listed():
+    given = ("--family", "module", "--model", MODEL, "--noise", "flow:name=c_noise", "--set", "input_shape=(1, 16, 16)")
+    result = icrkit(*given, "--list-layers", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["mid"] == [2, 64, 8, 8]
+
+
+def test_a_glob_leaves_out_what_is_never_called(images):
+    result = icrkit(*NET, "--images", images, "--layers", "dec*", "--sigmas", "0.05", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert "dec" not in json.loads(result.stdout)["layers"]
+    assert "dec.16x16_block0" in json.loads(result.stdout)["layers"]

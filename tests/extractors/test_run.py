@@ -722,3 +722,8 @@ def test_an_estimate_counts_what_is_run(images):
     assert cost.layers == cube.n_features and cost.forwards == np.prod(cube.shape[:3])
     assert cost.bytes == sum(cube[name].nbytes for name in cube.layers)
     assert cost.images_per_second == pytest.approx(cost.forwards / cost.seconds)
+
+
+def test_moments_of_one_level_keep_its_axis(images):
+    moments = go(Pixels(), images, [0.4], moments_only=True, n_folds=0)["level"]
+    assert moments.dims == ("sigma",) and moments.coords["sigma"].tolist() == [0.4]

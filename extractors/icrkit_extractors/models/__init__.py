@@ -10,12 +10,11 @@ import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network
 
-__all__ = ["FAMILIES", "Family", "load", "options"]
+__all__ = ["FAMILIES", "Family", "Network", "load", "options"]
 
 
 class Family(NamedTuple):

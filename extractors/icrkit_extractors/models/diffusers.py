@@ -480,7 +480,8 @@ def load(
     scheduler : path, optional
         Folder or file of a scheduler's configuration; by default the pipeline's. Without any, ``noise`` is None.
     autoencoder : path or False, optional
-        Folder of an AutoencoderKL; by default the pipeline's ``vae``. False: the images are latents already.
+        Folder of an AutoencoderKL; by default the pipeline's ``vae``. False: none; `extract` is then given
+        another as ``encode``.
     class_label : int, optional
         Class of a class-conditional network. Default of DiT: its null class. A U-Net has none, and asks for it.
     empty_prompt : path, optional
@@ -575,6 +576,8 @@ def load(
         "network": type(module).__name__,
         "model_sha256": sha256,
         "conditioning": made.conditioning,
+        # Tokens of these transformers are patches, all of them.
+        "prefix_tokens": 0,
         "diffusers_version": _import_diffusers().__version__,
     }
     return Network(module, _law(folder, scheduler, module), made.call, made.input_shape, record, encode)

@@ -128,6 +128,7 @@ def _load(
         "model_sha256": sha256_of(path),
         "checkpoint_key": found,
         "conditioning": {"class_label": label, "is_null": label == null},
+        "prefix_tokens": 0,
         **code_record(str(code), source),
     }
     size = sizes["input_size"]
@@ -166,8 +167,8 @@ def load_sit(
     class_label : int, optional
         Class given to every image. Default: the null class, which is ``num_classes``.
     autoencoder : path, optional
-        Folder of the AutoencoderKL (``sd-vae-ft-ema`` or ``-mse``) that makes latents of images. Without it the images
-        are latents already, scaled.
+        Folder of the AutoencoderKL (``sd-vae-ft-ema`` or ``-mse``) that makes latents of images. Without it
+        `extract` has to be given one as ``encode``.
     input_size, num_classes, learn_sigma : int, int, bool, optional
         Height and width of a latent, classes without the null class, and whether the network was made for twice the
         channels. Default: as the shapes of the tensors show.
