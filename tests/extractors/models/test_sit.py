@@ -193,6 +193,7 @@ def test_what_the_network_is_told(trained, code, family):
         "model_sha256": sha256_of(path),
         "checkpoint_key": "ema",
         "conditioning": {"class_label": 5, "is_null": True},
+        "prefix_tokens": 0,
         "code_sha256": sha256_of(code / "models.py"),
     }
     assert network.record == record
