@@ -31,7 +31,7 @@ from icrkit_extractors._torch import TorchSource
 from icrkit_extractors.models.denoiser import SmallUNet
 
 RESULTS = Path(__file__).parent / "results" / "extract.csv"
-SIGMAS = (0.06, 0.2, 0.6)
+SIGMAS = (0.02, 0.035, 0.06, 0.1, 0.2, 0.35, 0.6, 1.0)
 N_VIEWS = 2
 
 
@@ -43,6 +43,7 @@ class Case:
     module: nn.Module
     layer: str
     shape: tuple[int, int, int]
+    images: int
     cut: Callable[[Any, Tensor, Tensor], Tensor]
     call: Callable[[Any, Tensor, Mapping[str, Tensor]], object]
 
@@ -68,7 +69,7 @@ def demo() -> Case:
     net = SmallUNet().eval()
     with np.load(ik.datasets.data_path("fashion_denoiser.npz")) as arrays:
         net.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
-    return Case("demo U-Net", net, "mid", (1, 16, 16), cut_demo, lambda net, x, given: net(x, given["c_noise"]))
+    return Case("demo U-Net", net, "mid", (1, 16, 16), 512, cut_demo, lambda net, x, given: net(x, given["c_noise"]))
 
 
 def diffusers() -> Case:
@@ -88,7 +89,7 @@ def diffusers() -> Case:
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         ).eval()
     call = lambda net, x, given: net(x, given["c_noise"])  # noqa: E731
-    return Case("diffusers UNet2DModel", net, "mid_block", (3, 32, 32), cut_diffusers, call)
+    return Case("diffusers UNet2DModel", net, "mid_block", (3, 32, 32), 32, cut_diffusers, call)
 
 
 CASES = {"demo": demo, "diffusers": diffusers}
@@ -197,12 +198,14 @@ def measure(contenders: Mapping[str, Callable[[], object]], n_inputs: int, round
 
 @click.command()
 @click.option("--network", "networks", type=click.Choice(list(CASES)), multiple=True, default=tuple(CASES))
-@click.option("--images", default=256, show_default=True, help="Images of the whole extraction.")
-@click.option("--batch", default=64, show_default=True)
+@click.option("--images", type=int, help="Images of the whole extraction; 512 of the demo's, 32 of the large network.")
+@click.option("--batch", default=32, show_default=True)
 @click.option("--rounds", default=15, show_default=True, help="Of single batches; whole extractions run a third of it.")
 @click.option("--threads", default=(1, 2), multiple=True, show_default=True, help="Torch threads; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-def main(networks: tuple[str, ...], images: int, batch: int, rounds: int, threads: tuple[int, ...], out: Path) -> None:
+def main(
+    networks: tuple[str, ...], images: int | None, batch: int, rounds: int, threads: tuple[int, ...], out: Path
+) -> None:
     """Measure, print and write the table."""
     cases = [CASES[name]() for name in networks]
     before, rows = torch.get_num_threads(), []
@@ -210,8 +213,9 @@ def main(networks: tuple[str, ...], images: int, batch: int, rounds: int, thread
         torch.set_num_threads(n)
         for case in cases:
             single = measure(layer_contenders(case, batch), batch, rounds)
-            n_inputs = images * N_VIEWS * len(SIGMAS)
-            whole = measure(whole_contenders(case, images, batch), n_inputs, max(1, rounds // 3))
+            n_images = images or case.images
+            n_inputs = n_images * N_VIEWS * len(SIGMAS)
+            whole = measure(whole_contenders(case, n_images, batch), n_inputs, max(1, rounds // 3))
             size = sum(parameter.numel() for parameter in case.module.parameters())
             for row in single + whole:
                 row = {"network": case.name, "parameters": size, "threads": n, "batch": batch, **row}
