@@ -35,8 +35,8 @@ class _AllFired(BaseException):
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def _resolved(module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of modules from names and globs, each once."""
+def _resolved(module: nn.Module, layers: str | Sequence[str]) -> dict[str, bool]:
+    """Names of modules from names and globs, each once, and whether it was named itself."""
     import torch
 
     names = [name for name, _ in module.named_modules() if name]
@@ -45,12 +45,12 @@ def _resolved(module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]
     wanted = [layers] if isinstance(layers, str) else list(layers)
     if not wanted:
         raise ValueError("layers is empty")
-    chosen: dict[str, None] = {}
+    chosen: dict[str, bool] = {}
     for name in wanted:
         if name in known:
             if wanted.count(name) > 1:
                 raise ValueError(f"layer {name!r} is named twice")
-            chosen[name] = None
+            chosen[name] = True
             continue
         # The two containers are never called themselves, so a glob cannot mean them.
         matches = [
@@ -65,8 +65,9 @@ def _resolved(module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]
             raise ValueError(
                 f"{type(module).__name__} has no module {name!r} ({hint}available_layers() lists all {len(names)})"
             )
-        chosen.update(dict.fromkeys(matches))
-    return tuple(chosen)
+        for match in matches:
+            chosen.setdefault(match, False)
+    return chosen
 
 
 def _by_layer(option: str, given: Any, layers: Sequence[str], default: Any) -> dict[str, Any]:
@@ -299,7 +300,7 @@ class TorchSource:
     Attributes
     ----------
     layers : tuple of str
-        Names of the layers, globs resolved.
+        Names of the layers, globs resolved. After the first call without those of a glob that do not run exactly once.
 
     Raises
     ------
@@ -356,7 +357,8 @@ class TorchSource:
             raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
         # Compiled code does not look for hooks that came later, so the module inside torch.compile is the one to run.
         self.module: nn.Module = getattr(module, "_orig_mod", module)
-        self.layers = () if layers is None else _resolved(self.module, layers)
+        self._named = {} if layers is None else _resolved(self.module, layers)
+        self.layers = tuple(self._named)
         self.autocast = getattr(torch, autocast, None) if isinstance(autocast, str) else autocast
         if autocast is not None and self.autocast not in (torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be 'bfloat16' or 'float16', not {autocast!r}")
@@ -490,8 +492,13 @@ class TorchSource:
         return seen
 
     def _check_firing(self, seen: Mapping[nn.Module, list[Any]]) -> None:
+        """Refuse layers that do not fire once; those that a glob brought along are left out."""
+        fired = {name: len(seen.get(self.module.get_submodule(name), ())) for name in self.layers}
+        once = tuple(name for name in self.layers if fired[name] == 1 or self._named[name])
+        # Where a glob has brought nothing that can be a layer, its first match says why.
+        self.layers = once or self.layers[:1]
         for name in self.layers:
-            times = len(seen.get(self.module.get_submodule(name), ()))
+            times = fired[name]
             if times > 1:
                 raise ValueError(
                     f"layer {name!r} fires {times} times in one forward pass, so its name does not say which output "
@@ -541,15 +548,17 @@ class TorchSource:
     def _settings(self) -> dict[str, Any]:
         import torch
 
-        pools = {name: pool.config() for name, pool in self._pools.items()}
+        pools = {name: self._pools[name].config() for name in self.layers}
         first = next(iter(pools.values()), {})
         same = all(pool == first for pool in pools.values())
-        index = set(self._index.values())
+        index = {self._index[name] for name in self.layers}
         return {
             "source": "TorchSource",
             "layers": list(self.layers),
             **(first if same else {"pool": pools}),
-            "output_index": next(iter(index), None) if len(index) < 2 else self._index,
+            "output_index": next(iter(index), None)
+            if len(index) < 2
+            else {name: self._index[name] for name in self.layers},
             "dtype": str(_dtype(self.module)).removeprefix("torch."),
             "autocast": None if self.autocast is None else str(self.autocast).removeprefix("torch."),
             "device": self.device.type,

@@ -658,6 +658,7 @@ def extract(
         )
         raise FileExistsError(f"{out} exists: {way_out}")
     widths = job.widths()
+    job.record.update(job.src.config())  # a source may know more of its layers once it has run
     if moments_only:
         totals = _to_moments(job, widths, rows, _whole("n_folds", n_folds, 0), progress)
         if out is not None:

@@ -234,3 +234,16 @@ def test_a_glob_leaves_out_what_is_never_called(images):
     assert result.exit_code == 0, result.output
     assert "dec" not in json.loads(result.stdout)["layers"]
     assert "dec.16x16_block0" in json.loads(result.stdout)["layers"]
+
+
+def test_a_glob_leaves_out_what_runs_several_times(tmp_path, images):
+    folder = data_path("fashion_ddpm")
+    given = ("--family", "diffusers", "--model", folder, "--images", images, "--sigmas", "0.1", "--quiet")
+    result = icrkit(*given, "--layers", "up_blocks.0.*", "--out", tmp_path / "a.cube")
+    assert result.exit_code == 0, result.output
+    cube = open_cube(tmp_path / "a.cube")
+    assert "up_blocks.0.resnets.0.conv1" in cube.layers
+    assert "up_blocks.0.resnets.0.nonlinearity" not in cube.layers
+    assert list(cube.attrs["layers"]) == list(cube.layers)
+    named = icrkit(*given, "--layers", "up_blocks.0.resnets.0.nonlinearity", "--out", tmp_path / "b.cube")
+    assert named.exit_code == 1 and "times in one forward pass" in named.stderr
