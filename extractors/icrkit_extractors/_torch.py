@@ -109,6 +109,12 @@ def _shape(output: Any) -> Any:
     return tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
 
 
+def _last_tensor(items: Mapping[Any, Any]) -> Any:
+    import torch
+
+    return next((key for key, item in reversed(items.items()) if isinstance(item, torch.Tensor)), 0)
+
+
 def _tensor(name: str, output: Any, index: int | str | None) -> torch.Tensor:
     """The one tensor of a layer's output that is meant."""
     import torch
@@ -129,7 +135,7 @@ def _tensor(name: str, output: Any, index: int | str | None) -> torch.Tensor:
         if len(there) != 1 or not isinstance(there[0], torch.Tensor):
             raise ValueError(
                 f"layer {name!r} gives several items, {{{shapes}}}: say which is meant, "
-                f"such as output_index={{{name!r}: {list(items)[-1] if items else 0!r}}}"
+                f"such as output_index={{{name!r}: {_last_tensor(items)!r}}}"
             )
         return there[0]
     if index in items:
@@ -355,7 +361,10 @@ class TorchSource:
             raise MissingDependencyError('TorchSource needs torch: pip install "icrkit[torch]"') from error
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
-        # Compiled code does not look for hooks that came later, so the module inside torch.compile is the one to run.
+        # The module inside is the one to run: compiled code does not look for hooks that came later, and wrappers of
+        # parallel training wait in every call for processes that may not be extracting.
+        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            module = module.module
         self.module: nn.Module = getattr(module, "_orig_mod", module)
         self._named = {} if layers is None else _resolved(self.module, layers)
         self.layers = tuple(self._named)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,9 @@ def _sigmas(text: str | None, law: Any) -> list[float]:
     try:
         if ":" in text:
             low, high, count = text.split(":")
-            # Four digits: levels that a person can type again.
-            return [float(f"{value:.4g}") for value in np.geomspace(float(low), float(high), int(count))]
+            # Four digits: levels that a person can type again. The ends stay as they were typed.
+            between = [float(f"{value:.4g}") for value in np.geomspace(float(low), float(high), int(count))[1:-1]]
+            return [float(low), *between, float(high)]
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(
@@ -115,13 +118,20 @@ def _steps(given: tuple[int, ...], paths: list[str]) -> list[int]:
     if given:
         if len(given) != len(paths):
             raise click.UsageError(f"{len(given)} --step for {len(paths)} checkpoints: one each, in the same order")
-        return list(given)
+        return _distinct(list(given))
     steps = []
     for path in paths:
         numbers = re.findall(r"\d+", Path(path).stem)
         if not numbers:
             raise click.UsageError(f"no step in the name of {path}: give --step once for each checkpoint")
         steps.append(int(numbers[-1]))
+    return _distinct(steps)
+
+
+def _distinct(steps: list[int]) -> list[int]:
+    twice = [step for step in steps if steps.count(step) > 1]
+    if twice:
+        raise click.UsageError(f"step {twice[0]} appears twice: each checkpoint needs its own --step")
     return steps
 
 
@@ -341,8 +351,18 @@ def main(
         "shard": _shard(shard),
     }
     levels = _sigmas(sigmas, law)
+    steps = [] if len(pairs) == 1 and not step else _steps(step, [path or name for name, path in pairs])
+    if network is not None and network.encode is None and network.input_shape not in (None, pictures.shape[1:]):
+        warnings.warn(
+            f"the network was made for inputs {network.input_shape} and the images are {pictures.shape[1:]}: "
+            "--size and --channels change them",
+            stacklevel=2,
+        )
     if dry_run:
         cost = estimate(source, pictures, levels, **given)
+        cost = dataclasses.replace(
+            cost, forwards=cost.forwards * len(pairs), bytes=cost.bytes * len(pairs), seconds=cost.seconds * len(pairs)
+        )
         click.echo(
             json.dumps({**vars(cost), "images_per_second": cost.images_per_second}) if as_json else _planned(cost)
         )
@@ -350,10 +370,11 @@ def main(
     if out is None:
         raise click.UsageError("--out is needed: the folder of the store to write, such as features.cube")
     given |= {"resume": resume, "progress": not quiet, "moments_only": moments_only}
-    if len(pairs) == 1 and not step:
+    if not steps:
         made = [(None, out, extract(source, pictures, levels, out=out, **given))]
     else:
-        steps = _steps(step, [path or name for name, path in pairs])
+        if (Path(out) / "cube.json").exists():
+            raise click.UsageError(f"{out} is a cube: the cubes of checkpoints go into a folder of their own")
         # The first is there already; each of the others is loaded when its turn comes.
         sources = [(steps[0], source)] + [
             (number, lambda pair=pair: load(*pair, options)[0])
@@ -387,7 +408,10 @@ def _load(
             return OnnxSource(name, layers=layers, **options, **settings), None
         except TypeError as error:
             raise click.BadParameter(str(error), param_hint="--set") from error
-    network = models.load(family, name, checkpoint=path, code=code, **settings)
+    try:
+        network = models.load(family, name, checkpoint=path, code=code, **settings)
+    except TypeError as error:
+        raise click.BadParameter(f"{error}", param_hint="--set, --model") from error
     return network.source(layers, **options), network
 
 
@@ -408,8 +432,8 @@ def _layers(source: Any, network: Any, law: Any, pictures: Any, sigmas: str | No
         x0 = np.zeros((2, *network.input_shape), dtype=np.float32)
     else:
         return dict(source.available_layers())
-    if law is None:
-        return dict(source.available_layers(source.place(x0), {}))
+    if law is None:  # what the network is told beside the images is not known: names without shapes
+        return dict(source.available_layers())
     if sigmas is not None or isinstance(law, noise.Clean):
         level = _sigmas(sigmas, law)[0]
     else:  # shapes are the same at every level

@@ -226,6 +226,11 @@ class ImageSet:
         self.dtype: np.dtype[Any] = first.dtype
         self._first = first
 
+    @property
+    def own_streams(self) -> bool:
+        """Whether any thread may read them: not where they are somebody else's data set."""
+        return bool(self._record["kind"] != "dataset")
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -315,7 +320,8 @@ class ImageSet:
         """What the images are, for the attributes of a cube; not where they lie."""
         n, *shape = self.shape
         return {
-            **self._record, "n": n, "shape": list(shape), "dtype": str(self.dtype), "fingerprint": self.fingerprint()
+            **self._record, "n": n, "shape": list(shape), "dtype": str(self.dtype), "fingerprint": self.fingerprint(),
+            **({} if self.class_names is None else {"class_names": list(self.class_names)}),
         }  # fmt: skip
 
 
@@ -725,7 +731,7 @@ def _files(folder: Path) -> list[str]:
             path = Path(parent, name)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() in _SUFFIXES:
+            if path.suffix.lower() in _SUFFIXES and path.is_file():  # a pipe of that name would never end
                 found.append(path.relative_to(folder).parts)
             else:
                 others.add(path.suffix or name)
@@ -1136,6 +1142,8 @@ def open_images(
         return _open_folder(where, form, labels)
     if suffix in _SUFFIXES:
         raise ValueError(f"{where} is one image: give the folder")
+    if not where.is_file():
+        raise ValueError(f"{where} is neither a file nor a folder")
     known: dict[str, Any] = {}
     if suffix == ".npy":
         array, kind = _open_npy(where), "npy"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+import shutil
 import sys
 import time
 import warnings
@@ -35,6 +36,9 @@ __all__ = ["Estimate", "Source", "estimate", "extract", "extract_course"]
 
 # A block on disk costs an fsync, which is slow below some MiB; a killed run loses the block in flight.
 _BLOCK_BYTES = 16 << 20
+
+# Nor may a block of pooled features be hours of work: forward passes of one image in a block.
+_BLOCK_FORWARDS = 20_000
 
 # Features that are kept until their moments are taken: each taking costs a d x d sum for every level and fold.
 _MOMENTS_BYTES = 128 << 20
@@ -89,34 +93,41 @@ class _Forward:
 
     def __init__(self, src: Source, law: NoiseLaw) -> None:
         self._src, self._law = src, law
-        self._most: int | None = None
+        self._most: dict[str, int] = {}
 
     def __call__(self, clean: Any, noise: Any, level: Level) -> Mapping[str, np.ndarray]:
-        n = len(clean)
+        """Features of a batch at one level."""
+        parts = self._in_pieces(
+            "forward pass", len(clean), lambda piece: self._src(*self._law(clean[piece], noise[piece], level))
+        )
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def encoded(self, encode: Encode, images: np.ndarray, ids: Sequence[Any], view: int, seed: int) -> np.ndarray:
+        """Latents of a batch."""
+        parts = self._in_pieces(
+            "encoding", len(images), lambda piece: np.asarray(encode(images[piece], ids[piece], view, seed))
+        )
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _in_pieces(self, what: str, n: int, run: Callable[[slice], Any]) -> list[Any]:
+        """Results of the pieces of a batch: one, or more once the device has run out of memory."""
         while True:
-            size = min(n, self._most or n)
+            size = min(n, self._most.get(what, n))
             try:
-                parts = [
-                    self._src(*self._law(clean[start : start + size], noise[start : start + size], level))
-                    for start in range(0, n, size)
-                ]
+                parts = [run(piece) for piece in _slices(0, n, size)]
             except Exception as error:
                 if not _out_of_memory(error) or size == 1:
                     raise
                 said = " ".join(str(error).split())[:200]
             else:
-                return (
-                    parts[0]
-                    if len(parts) == 1
-                    else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-                )
+                return parts
             # Outside the handler: the error's traceback would keep the tensors that have to go.
-            self._most = size // 2
+            self._most[what] = size // 2
             torch = sys.modules.get("torch")
             if torch is not None and torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(
-                f"out of memory with {size} images in one forward pass; going on with {self._most} ({said})",
+                f"out of memory with {size} images in one {what}; going on with {self._most[what]} ({said})",
                 stacklevel=2,
             )
 
@@ -175,7 +186,8 @@ class _Job:
 
     def _encoded(self, clean: np.ndarray, rows: slice, view: int) -> np.ndarray:
         assert self.encode is not None
-        latents = np.ascontiguousarray(self.encode(clean, self.ids[rows].tolist(), view, self.seed), dtype=np.float32)
+        given = self.forward.encoded(self.encode, clean, self.ids[rows].tolist(), view, self.seed)
+        latents = np.ascontiguousarray(given, dtype=np.float32)
         if latents.ndim != 4 or len(latents) != len(clean):
             raise ValueError(f"encode gave shape {latents.shape} for {len(clean)} images")
         if not np.isfinite(latents).all():
@@ -202,7 +214,9 @@ class _Job:
 
         wanted = ((rows, view) for rows in batches for view in range(self.n_views))
         # Views that draw from a global generator would do so while the network's own use of it is being put back.
-        ahead = _AHEAD if getattr(self.views, "own_streams", False) and self.encode is None else 0
+        # Nor are data sets of others read in another thread than the one that made them.
+        beside = getattr(self.images, "own_streams", isinstance(self.images, np.ndarray))
+        ahead = _AHEAD if beside and getattr(self.views, "own_streams", False) and self.encode is None else 0
         return _ahead(prepare, wanted, ahead)
 
     # ---- features -----------------------------------------------------------------------------------------------
@@ -469,7 +483,8 @@ def _to_store(
     job: _Job, widths: Mapping[str, int], out: str | Path, shard: tuple[int, int] | None, progress: bool
 ) -> Cube:
     # A block holds whole batches, so that a resumed run cuts the same ones.
-    block_size = job.batch_size * max(1, _BLOCK_BYTES // (job.batch_size * job.bytes_per_image(widths)))
+    most = min(_BLOCK_BYTES // job.bytes_per_image(widths), _BLOCK_FORWARDS // job.per_image)
+    block_size = job.batch_size * max(1, most // job.batch_size)
     n = len(job.ids)
     with CubeWriter(
         out, layers=widths, sigmas=job.sigmas, n_views=job.n_views, n_images=n, attrs=job.record,
@@ -509,13 +524,23 @@ def _to_moments(job: _Job, widths: Mapping[str, int], rows: range, n_folds: int,
     with _bar(job, len(rows), 0, progress) as bar:
         for batch, block in job.blocks(_slices(rows.start, rows.stop, job.batch_size), widths, bar):
             kept.append(block)
-            if (batch.stop - rows.start) % at_once == 0 or batch.stop == rows.stop:
+            # One image alone has no moments: a last one goes with those before it.
+            if batch.stop == rows.stop or ((batch.stop - rows.start) % at_once == 0 and rows.stop - batch.stop > 1):
                 take(batch.stop)
     return totals
 
 
+def _check_moments(job: _Job, rows: range, out: Path | None) -> None:
+    """Refuse before the network runs what could not be kept after it."""
+    if job.n_views < 2 or len(rows) < 2:
+        raise ValueError(
+            f"moments need two images and two views at least, not {len(rows)} images and n_views={job.n_views}"
+        )
+    if out is not None:
+        out.mkdir(parents=True)
+
+
 def _save_moments(totals: Mapping[str, Moments], job: _Job, rows: range, out: Path) -> None:
-    out.mkdir(parents=True)
     files = {name: f"layer-{k:02d}.h5" for k, name in enumerate(totals)}
     for name, file in files.items():
         totals[name].save(out / file)
@@ -620,9 +645,9 @@ def extract(
 
     Notes
     -----
-    Views and noise are pure functions of (seed, image id, view), the same at every level. Memory holds one
-    block of about 16 MiB, or one batch if that is more; a killed run loses the block in flight at most, and a
-    resumed one ends with the same bytes. Where the device runs out of memory, the batch is given to the network in
+    Views and noise are pure functions of (seed, image id, view), the same at every level. A block is about 16 MiB or
+    20,000 forward passes, whichever is less, and a batch at least; memory holds some four times that, and three batches
+    of views. A killed run loses the block in flight at most, and a resumed one ends with the same bytes. Where the device runs out of memory, the batch is given to the network in
     halves, with a warning.
 
     Moments are taken in float64 from about 128 MiB of features at a time, and hold 16 levels x folds x d^2 bytes a
@@ -660,9 +685,16 @@ def extract(
     widths = job.widths()
     job.record.update(job.src.config())  # a source may know more of its layers once it has run
     if moments_only:
-        totals = _to_moments(job, widths, rows, _whole("n_folds", n_folds, 0), progress)
-        if out is not None:
-            _save_moments(totals, job, rows, Path(out))
+        folder = None if out is None else Path(out)
+        _check_moments(job, rows, folder)
+        try:
+            totals = _to_moments(job, widths, rows, _whole("n_folds", n_folds, 0), progress)
+            if folder is not None:
+                _save_moments(totals, job, rows, folder)
+        except BaseException:
+            if folder is not None:  # without moments.json it would only be in the way
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         return totals
     if out is None:
         return _to_memory(job, widths, rows, progress)

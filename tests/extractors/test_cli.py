@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -175,6 +176,30 @@ def test_levels_from_text():
     assert _sigmas("0.02:2:5", None) == [0.02, 0.06325, 0.2, 0.6325, 2.0]
     assert _sigmas("0.1, 0.3", None) == [0.1, 0.3]
     assert _sigmas(None, noise.Clean()) == [0.0]
+
+
+def test_ends_of_a_range_stay_as_typed():
+    assert _sigmas("0.0100006:157.4:3", None) == [0.0100006, 1.255, 157.4]
+    with pytest.raises(click.BadParameter, match="neither a list"):
+        _sigmas("0:2:5", None)
+
+
+def test_a_course_is_checked_before_its_first_cube(images, tmp_path):
+    twice = ("--checkpoint", WEIGHTS, "--checkpoint", WEIGHTS, "--step", 5, "--step", 5)
+    given = ("--family", "module", "--model", MODEL, "--noise", "edm", "--images", images, "--layers", "mid",
+             "--sigmas", "0.05", "--quiet", "--out", tmp_path / "course")  # fmt: skip
+    result = icrkit(*given, *twice)
+    assert result.exit_code == 2 and "step 5 appears twice" in result.stderr and not (tmp_path / "course").exists()
+    both = icrkit(*given, *twice[:4], "--step", 5, "--step", 6, "--dry-run", "--json")
+    assert json.loads(both.stdout)["forwards"] == 2 * 24 * 2
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_images_of_another_size_are_noticed(tmp_path, pictures):
+    np.savez(tmp_path / "large.npz", images=np.repeat(np.repeat(pictures, 2, axis=2), 2, axis=3))
+    given = ("--images", tmp_path / "large.npz", "--layers", "mid", "--sigmas", "0.05", "--dry-run")
+    result = icrkit(*NET, *given, "--set", "input_shape=(1, 16, 16)")
+    assert result.exit_code == 0 and "made for inputs (1, 16, 16)" in result.stderr
 
 
 def test_steps_from_names():

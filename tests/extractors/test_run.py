@@ -727,3 +727,60 @@ def test_an_estimate_counts_what_is_run(images):
 def test_moments_of_one_level_keep_its_axis(images):
     moments = go(Pixels(), images, [0.4], moments_only=True, n_folds=0)["level"]
     assert moments.dims == ("sigma",) and moments.coords["sigma"].tolist() == [0.4]
+
+
+def test_a_block_is_bounded_in_work_as_in_bytes(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_BLOCK_FORWARDS", 2 * 8 * 6)
+    go(Pixels(), images, out=tmp_path / "a.cube", batch_size=8)
+    assert [p.name for p in sorted((tmp_path / "a.cube").glob("part-*"))] == [f"part-0000{k}.h5" for k in range(3)]
+
+
+def test_a_lone_last_image_joins_the_moments_before_it(images, monkeypatch):
+    monkeypatch.setattr(run, "_MOMENTS_BYTES", 1)
+    moments = go(Pixels(), images[:33], moments_only=True, n_folds=0)["pixels"]
+    assert_moments_equal(moments, Moments.from_cube(go(Pixels(), images[:33]).select(layer="pixels"), n_folds=0))
+
+
+def test_moments_that_fail_leave_nothing_and_are_refused_early(images, tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        go(Pixels(fail_at=5), images, moments_only=True, out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    for bad in ({"n_views": 1}, {"shard": (0, 40)}):
+        counted = Pixels()
+        with pytest.raises(ValueError, match="two images and two views"):
+            go(counted, images, moments_only=True, **bad)
+        assert counted.calls == 1
+
+
+def test_an_autoencoder_out_of_memory_is_given_less(images):
+    class Encode:
+        most = 5
+
+        def __call__(self, images, image_ids, view, seed):
+            if len(images) > self.most:
+                raise MemoryError("no room")
+            return images[:, :, ::2, ::2] + np.float32(0.001) * np.asarray(image_ids)[:, None, None, None]
+
+        def config(self):
+            return {"name": "Encode"}
+
+    small, large = Encode(), Encode()
+    large.most = 100
+    with pytest.warns(UserWarning, match="images in one encoding; going on with"):
+        cube = go(Pixels(), images, encode=small)
+    same(cube, go(Pixels(), images, encode=large))
+
+
+def test_data_sets_of_others_are_read_where_they_were_made(images):
+    seen = set()
+
+    class Bound:
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, rows):
+            seen.add(threading.current_thread().name)
+            return images[rows]
+
+    go(Pixels(), Bound())
+    assert seen == {threading.current_thread().name}

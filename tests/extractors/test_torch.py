@@ -925,3 +925,9 @@ def test_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "icrkit\[torch\]"'):
         TorchSource(None, ["mid"])
+
+
+def test_wrappers_of_parallel_training_are_looked_into():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3))
+    source = TorchSource(torch.nn.DataParallel(net), "0")
+    assert source.module is net
