@@ -647,8 +647,8 @@ def extract(
     -----
     Views and noise are pure functions of (seed, image id, view), the same at every level. A block is about 16 MiB or
     20,000 forward passes, whichever is less, and a batch at least; memory holds some four times that, and three batches
-    of views. A killed run loses the block in flight at most, and a resumed one ends with the same bytes. Where the device runs out of memory, the batch is given to the network in
-    halves, with a warning.
+    of views. A killed run loses the block in flight at most, and a resumed one ends with the same bytes. Where the
+    device runs out of memory, the batch is given to the network in halves, with a warning.
 
     Moments are taken in float64 from about 128 MiB of features at a time, and hold 16 levels x folds x d^2 bytes a
     layer. Moments of shards add up (``+``) to those of all images. With `out` they are saved into that folder,
