@@ -20,7 +20,7 @@ from icrkit.cube import Cube, from_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
 
-__all__ = ["Features", "as_features", "labelled_like", "n_levels", "split_levels", "unit_rows"]
+__all__ = ["Features", "as_features", "check_views", "labelled_like", "n_levels", "split_levels", "unit_rows"]
 
 DIMS = ("image", "view", "feature")
 
@@ -79,6 +79,26 @@ class Features:
         for start in range(0, n, step):
             yield start, self.read(start, min(start + step, n))
 
+    def view(self, number: int) -> Features:
+        """One view of each image, as features with one view."""
+        return dataclasses.replace(self, array=self.array[:, number : number + 1])
+
+    def rows(self, views: str | int, target_bytes: int = 8 << 20) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(first image, rows) over all images: what metrics of single rows see of them.
+
+        Parameters
+        ----------
+        views : {"mean", "all"} or int
+            "mean": one row an image, the mean over its views, in float64. "all": every view, image after image. A
+            number: that view.
+        target_bytes : int
+            Features read at a time.
+        """
+        check_views(views, self.shape[1])
+        chosen = self if isinstance(views, str) else self.view(int(views))
+        for start, block in chosen.blocks(target_bytes):
+            yield start, block.mean(axis=1, dtype=np.float64) if views == "mean" else block.reshape(-1, block.shape[2])
+
     def raise_non_finite(self) -> None:
         """Find every NaN and infinity, and raise with the first one's place; return where there is none."""
         count, first = 0, None
@@ -98,8 +118,22 @@ class Features:
             )
 
 
+def check_views(views: str | int, n_views: int) -> None:
+    """Refuse what is neither a word nor the number of a view; True would be view 1, and -1 the last, by accident."""
+    if isinstance(views, str) and views in ("mean", "all"):
+        return
+    if isinstance(views, bool | np.bool_) or not isinstance(views, int | np.integer):
+        raise ValueError(f"views must be 'mean', 'all' or the number of a view, not {views!r}")
+    if not 0 <= views < n_views:
+        raise ValueError(f"views={views}: the features have {n_views} view(s), numbered from 0")
+
+
 def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
     """Each feature vector divided by its length; a zero vector has no direction and stays zero, with a warning."""
+    # About the largest entry, whose square may leave the range of the type.
+    largest = np.abs(block).max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        block = np.where(largest > 0, block / largest, block)
     norms = np.linalg.norm(block, axis=-1, keepdims=True)
     zero = norms == 0
     if zero.any():
@@ -142,6 +176,8 @@ def as_features(
     """
     if normalize not in (None, "l2"):
         raise ValueError(f"normalize must be None or 'l2', not {normalize!r}")
+    if type(X).__name__ == "Moments":  # by name: moments.py lies above this module
+        raise TypeError("the features themselves are needed: moments do not suffice")
     if isinstance(X, Features):
         found = X
     elif isinstance(X, Cube):

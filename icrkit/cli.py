@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -192,6 +195,271 @@ def _print_sweep(result: Any) -> None:
     click.echo(f"\n{result.headline}.")
     for sentence in result.sentences:
         click.echo(sentence)
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+
+def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which numbers of which levels."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
+        click.option("--quiet", is_flag=True, help="No progress bar."),
+        click.option(
+            "--metrics", multiple=True, default=("all",), show_default="all",
+            help="Names with commas between them, or 'moments': those that cost little.",
+        ),
+        click.option("--sigma", type=float, multiple=True, help="This noise level only; may be repeated."),
+        click.option("--layer", multiple=True, help="This layer only; may be repeated."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@_metric_options
+def score(path: str, as_json: bool, **options: Any) -> None:
+    """Metrics of the cube at PATH, with intervals where there are any.
+
+    The ICR is the cross-fitted one. Metrics that need labels are left out where the cube has none.
+    """
+    table = _table([path], **options)
+    if as_json:
+        click.echo(_json(_table_facts(table)))
+        return
+    _print_table(table)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@_metric_options
+@click.option("--rank-by", metavar="COLUMN", help="Rank correlation of every metric with this one.")
+@click.option("--csv", type=click.Path(dir_okay=False), help="Write the table: .csv.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write a map of all numbers: .png, .svg or .pdf.")
+@click.option("--curves", type=click.Path(dir_okay=False), help="Write a curve for each metric: .png, .svg or .pdf.")
+def compare(
+    paths: tuple[str, ...],
+    as_json: bool,
+    rank_by: str | None,
+    csv: str | None,
+    plot: str | None,
+    curves: str | None,
+    **options: Any,
+) -> None:
+    """Metrics of the cubes at PATHS side by side: models, layers, noise levels, checkpoints.
+
+    Differences in ICR are tested where cubes hold the same images; levels outside the noise that a network was trained
+    on, where its cube records it, are shown in brackets and take no part in the rank correlation.
+    """
+    for target in filter(None, (csv, plot, curves)):
+        _check_target(target)  # before the work, not after it
+    table = _table(paths, **options)
+    ranks = None if rank_by is None else _ranks(table, rank_by)
+    if csv is not None:
+        table.to_csv(csv, index=False)
+    _draw(table, plot, curves)
+    if as_json:
+        facts = _table_facts(table)
+        if ranks is not None:
+            facts["rank_correlation"] = {"column": rank_by, "metrics": _records(ranks.reset_index())}
+        click.echo(_json(facts))
+        return
+    _print_table(table)
+    _print_tests(table)
+    if ranks is not None:
+        _print_ranks(ranks, rank_by)
+
+
+@main.command()
+@click.argument("generated", type=click.Path())
+@click.argument("training", type=click.Path())
+@click.option("--threshold", default=0.6, show_default=True, help="Cosine similarity above which an image is a copy.")
+@click.option("--layer", help="Layer of cubes that have several.")
+@click.option("--sigma", type=float, help="Noise level of cubes that have several.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def memorization(
+    generated: str, training: str, threshold: float, layer: str | None, sigma: float | None, as_json: bool
+) -> None:
+    """Share of GENERATED images that copy one of TRAINING.
+
+    Both are cubes, or files of features: .npy, .npz, .safetensors, .pt; a two-dimensional .npy holds one image a row.
+    Use an encoder made for the purpose: the threshold is that of SSCD, a copy-detection network, and means nothing with
+    other features. Where both are the same file, no image is compared with itself.
+    """
+    from icrkit.metrics import MemorizationRatio
+
+    same = os.path.exists(generated) and os.path.exists(training) and os.path.samefile(generated, training)
+    reference = MemorizationRatio(threshold, exclude_self=same).fit(_feature_set(training, layer, sigma))
+    share = reference.evaluate(_feature_set(generated, layer, sigma))
+    facts = {
+        "memorization_ratio": share,
+        "threshold": threshold,
+        "n_generated": len(reference.similarity_),
+        "exclude_self": same,
+        "similarity": reference.similarity_,
+        "nearest": reference.nearest_ids_,
+    }
+    if as_json:
+        click.echo(_json(facts))
+        return
+    copies = int((reference.similarity_ > threshold).sum())
+    click.echo(f"memorization ratio {share:.4f}: {copies} of {facts['n_generated']} generated images are more similar")
+    click.echo(f"to a training image than {threshold:g}" + (", itself aside." if same else "."))
+    click.echo("\nmost similar   training   similarity")
+    for k in (-reference.similarity_).argsort(kind="stable")[:5]:
+        click.echo(f"{k:>12}   {reference.nearest_ids_[k]!s:>8}   {reference.similarity_[k]:>10.4f}")
+
+
+def _feature_set(path: str, layer: str | None, sigma: float | None) -> Any:
+    import numpy as np
+
+    if Path(path).suffix == ".npy":
+        with contextlib.suppress(ValueError, EOFError):  # open_cube says what is wrong with it
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            if rows.ndim == 2:
+                return rows
+    return cube_io.open_cube(path).select(layer=layer, sigma=sigma)
+
+
+def _table(
+    paths: Iterable[str], layer: tuple[str, ...], sigma: tuple[float, ...], metrics: tuple[str, ...], quiet: bool
+) -> Any:
+    from icrkit import readings
+
+    names = [name.strip() for words in metrics for name in words.split(",") if name.strip()]
+    return readings.compare(
+        [cube_io.open_cube(path) for path in paths],
+        names[0] if len(names) == 1 else names,
+        layers=layer or None,
+        sigmas=sigma or None,
+        progress=not quiet and sys.stderr.isatty(),
+    )
+
+
+def _ranks(table: Any, column: str) -> Any:
+    """Rank correlation over the levels that could be chosen, and over all as ``rho_all`` where that differs."""
+    from icrkit.readings import rank_correlation
+
+    inside = table["trained"].fillna(True).astype(bool)
+    ranks = rank_correlation(table[inside], column)
+    if not inside.all():
+        ranks["rho_all"] = rank_correlation(table, column)["rho"]
+    return ranks
+
+
+def _check_target(path: str) -> None:
+    folder = Path(path).resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(2, "there is no such folder", str(folder))
+    if Path(path).suffix.lower() not in (".csv", ".png", ".svg", ".pdf"):
+        raise click.UsageError(f"{path}: wanted .csv for the table, and .png, .svg or .pdf for a figure")
+
+
+def _draw(table: Any, plot: str | None, curves: str | None) -> None:
+    if plot is None and curves is None:
+        return
+    from icrkit.plot import ComparisonCurveDisplay, ComparisonMapDisplay
+    from icrkit.plot._style import pyplot
+
+    displays: dict[str, Any] = {}
+    if plot is not None:
+        displays[plot] = ComparisonMapDisplay.from_table(table)
+    if curves is not None:
+        displays[curves] = ComparisonCurveDisplay.from_table(table)
+    for path, display in displays.items():
+        display.figure_.savefig(path, dpi=200)
+        pyplot().close(display.figure_)
+
+
+# ---- a table in a terminal ------------------------------------------------------------------------------------------
+
+_MOST_COLUMNS = 12
+
+
+def _print_table(table: Any) -> None:
+    """Metrics down, levels across, a block for each layer of each cube."""
+    directions = table.attrs["greater_is_better"]
+    for (name, layer), rows in table.groupby(["cube", "layer"], sort=False):
+        first = rows.iloc[0]
+        step = "" if rows["step"].isna().all() else f", step {first['step']}"
+        size = f"{first['n_features']} features), {first['n_images']} images x {first['n_views']} views"
+        click.echo(f"{name}{step}, layer {layer} ({size}")
+        outside = ~rows["trained"].fillna(True).to_numpy(dtype=bool)
+        for start in range(0, len(rows), _MOST_COLUMNS):
+            part = rows.iloc[start : start + _MOST_COLUMNS]
+            levels = [
+                f"({s:.3g})" if out else f"{s:.3g}" for s, out in zip(part["sigma"], outside[start:], strict=False)
+            ]
+            click.echo(f"  {'sigma':<21}" + "".join(f"{level:>8}" for level in levels))
+            for metric, greater in directions.items():
+                cells = "".join(f"{_cell(value):>8}" for value in part[metric])
+                spread = _spread(part.iloc[0], metric) if len(rows) == 1 else ""
+                click.echo(f"  {metric:<20}{'↑' if greater else '↓'}{cells}{spread}")
+        click.echo()
+    words = "↑ greater is better   ↓ lower is better"
+    if not table["trained"].fillna(True).all():
+        words += "   ( ) outside the noise that the network was trained on"
+    click.echo(words)
+
+
+def _cell(value: float) -> str:
+    if value != value:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:#.4g}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _spread(row: Any, metric: str) -> str:
+    """Interval or standard error, in words."""
+    low, high, error = (row.get(f"{metric}_{end}") for end in ("low", "high", "error"))
+    if low is not None and low == low:
+        return f"   {_cell(low)} - {_cell(high)}"
+    return f"   +- {_cell(error)}" if error is not None and error == error else ""
+
+
+def _print_tests(table: Any) -> None:
+    """Differences in ICR between cubes at one layer and level."""
+    tests = table.attrs["paired_tests"]
+    shown = [test for test in tests if test["varies"] == "cube"]
+    if not shown:
+        return
+    click.echo(f"\nICR of the second cube less that of the first, same images (p by Holm over {len(tests)} tests)")
+    for test in shown[:_MOST_TESTS]:
+        a, b = table.iloc[test["a"]], table.iloc[test["b"]]
+        click.echo(
+            f"  {a['cube']} -> {b['cube']}, {a['layer']}, sigma {a['sigma']:g}: {test['difference']:+.4f}   "
+            f"p = {test['p_adjusted']:.2g}"
+        )
+    if len(shown) > _MOST_TESTS:
+        click.echo(f"  and {len(shown) - _MOST_TESTS} more, with --json")
+
+
+_MOST_TESTS = 24
+
+
+def _print_ranks(ranks: Any, column: str | None) -> None:
+    everywhere = "rho_all" in ranks
+    click.echo(f"\nrank correlation with {column} (1: orders the levels as it does)")
+    click.echo(f"  {'':<21}     rho       p    n" + "   all levels" * everywhere)
+    for metric, row in ranks.iterrows():
+        interval = "" if row["low"] != row["low"] else f"   {row['low']:.2f} - {row['high']:.2f}"
+        line = f"  {metric:<21}{_cell(row['rho']):>8}{row['p']:>8.2g}{int(row['n']):>5}"
+        click.echo(line + (f"{_cell(row['rho_all']):>13}" if everywhere else "") + interval)
+
+
+def _table_facts(table: Any) -> dict[str, Any]:
+    import pandas as pd
+
+    return {
+        "rows": _records(table),
+        "greater_is_better": table.attrs["greater_is_better"],
+        "paired_tests": _records(pd.DataFrame(table.attrs["paired_tests"])),
+    }
+
+
+def _records(frame: Any) -> Any:
+    """A dict a row, with null for what JSON has no number for."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def _json(value: Any, indent: int | None = 1) -> str:

@@ -14,17 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from icrkit.cube import Cube
 from icrkit.datasets import data_path, load_fashion_images
-from icrkit.exceptions import CubeFormatError, MissingDependencyError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, MissingDependencyError
+from icrkit.metrics import few_label_probe
 from icrkit.report import Examples, Sweep, write_report
-from icrkit.select import MeanViews
 
 __all__ = [
     "LAYERS",
@@ -158,27 +154,18 @@ def few_label_accuracy(
     -----
     Features are means over views, standardised on the labelled images; logistic regression on top.
     """
-    if n_draws < 2:
-        raise NotEnoughDataError(f"a standard error needs at least two draws, not {n_draws}")
     labels = np.asarray(cube.labels)
     ids = cube.image_ids.astype(str)
     train, test = (np.flatnonzero(np.char.startswith(ids, split)) for split in ("train-", "test-"))
-    draws = [_draw(train, labels, n_labels, seed, draw) for draw in range(n_draws)]
     shape = (len(cube.layers), len(cube.sigmas))
     mean, error = np.empty(shape), np.empty(shape)
-    # A hundred rows are too few to share: beside another process, waiting BLAS threads took 20 times longer.
-    with (
-        threadpool_limits(1, user_api="blas"),
-        tqdm(total=mean.size, desc="probe", unit="level", disable=not progress) as bar,
-    ):
+    with tqdm(total=mean.size, desc="probe", unit="level", disable=not progress) as bar:
         for place in np.ndindex(shape):
             level = cube.select(layer=cube.layers[place[0]], sigma=cube.sigmas[place[1]])
-            rows = MeanViews().fit_transform(level)
-            scores = []
-            for drawn in draws:
-                probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-                scores.append(probe.fit(rows[drawn], labels[drawn]).score(rows[test], labels[test]))
-            mean[place], error[place] = np.mean(scores), np.std(scores, ddof=1) / np.sqrt(n_draws)
+            mean[place], error[place] = few_label_probe(
+                level[train], labels[train], level[test], labels[test],
+                n_labels=n_labels, n_draws=n_draws, random_state=seed,
+            )  # fmt: skip
             bar.update()
     dims = ("layer", "sigma")
     return xr.Dataset(
@@ -292,17 +279,6 @@ class _Pixels:
 
 def _as_bytes(x: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(np.clip(127.5 * (x + 1), 0, 255)).astype(np.uint8)
-
-
-def _draw(train: NDArray[Any], labels: NDArray[Any], n_labels: int, seed: int, draw: int) -> NDArray[Any]:
-    rng = np.random.default_rng([seed, draw])
-    chosen = []
-    for label in np.unique(labels[train]):
-        members = train[labels[train] == label]
-        if len(members) < n_labels:
-            raise NotEnoughDataError(f"class {label} has {len(members)} training images; {n_labels} labels are wanted")
-        chosen.append(rng.choice(members, n_labels, replace=False))
-    return np.concatenate(chosen)
 
 
 def _extractors() -> Any:

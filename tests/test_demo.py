@@ -127,7 +127,7 @@ def test_probe_learns_from_training_images_only() -> None:
     assert abs(found["accuracy"].sel(layer="x", sigma=1.0) - 0.25) < 0.15
     assert found.equals(few_label_accuracy(cube, n_labels=5, n_draws=4, progress=False))
     assert not found.equals(few_label_accuracy(cube, n_labels=5, n_draws=4, seed=1, progress=False))
-    with pytest.raises(NotEnoughDataError, match="has 15 training images"):
+    with pytest.raises(NotEnoughDataError, match="has 15 images"):
         few_label_accuracy(cube, n_labels=16, progress=False)
     with pytest.raises(NotEnoughDataError, match="two draws"):
         few_label_accuracy(cube, n_draws=1, progress=False)

@@ -34,8 +34,12 @@ def moments_of(
     n_views: int | None = None,
     groups: Any = None,
     normalize: str | None = None,
+    min_views: int = 2,
 ) -> Moments:
-    """Moments of X by the backend that fits its array: see :meth:`icrkit.Moments.from_cube`."""
+    """Moments of X by the backend that fits its array: see :meth:`icrkit.Moments.from_cube`.
+
+    With ``min_views=1`` features of one view are taken too: their `within` is zero.
+    """
     if dtype not in ("auto", "float32", "float64"):
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', not {dtype!r}")
     levels = n_levels(X)
@@ -45,7 +49,7 @@ def moments_of(
             for x in split_levels(X)
         ]
         return Moments.stack(parts, "sigma", levels)
-    features = as_features(X, n_views=n_views, groups=groups, normalize=normalize)
+    features = as_features(X, n_views=n_views, groups=groups, normalize=normalize, min_views=min_views)
     folds = fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None
     make = PASSES["numpy"]
     products = dtype

@@ -66,7 +66,7 @@ class _Bin:
         self._add(0, self.sum_rows[:n])
         for c, contrast in enumerate(self.contrast_rows):
             self.sums[1 + c] += contrast[:n].sum(axis=0)
-        if n == self.capacity:
+        if n == self.capacity and len(self.contrast_rows):
             self._add(1, self.contrast_rows.reshape(-1, self.contrast_rows.shape[2]))
         else:
             for contrast in self.contrast_rows:
@@ -196,6 +196,8 @@ class _RowWriter:
         # The difference is taken in the wider of the two types: in float64 it loses nothing of float32 features.
         wide = np.result_type(block.dtype, self.dtype)
         np.subtract(block[images, 0], self.shift[0], out=running, casting="same_kind", dtype=wide)
+        if block.shape[1] == 1:
+            target.sum_rows[here] = running
         for c in range(1, block.shape[1]):
             # Unscaled Helmert row: (sum of the views before) - c * view c. The scale enters once, at the end, for
             # two views; for more it is needed here, as each contrast has its own.

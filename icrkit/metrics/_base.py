@@ -6,22 +6,25 @@ An estimator's own file holds its algebra; this one holds none.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._set_output import _wrap_data_with_container
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from icrkit._features import Features, as_features, labelled_like
+from icrkit._features import Features, as_features, check_views, labelled_like
+from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError, IllConditionedError
 from icrkit.metrics._decomposition import check_residual, enough_images
 from icrkit.moments import Moments
 
-__all__ = ["CubeEstimator", "FeatureTransformer", "MomentsEstimator"]
+__all__ = ["Comparison", "CubeEstimator", "FeatureTransformer", "Measure", "MomentsEstimator"]
 
 
 class CubeEstimator(BaseEstimator):  # type: ignore[misc]
@@ -211,11 +214,217 @@ class MomentsEstimator(FeatureTransformer):
         raise NotImplementedError
 
 
+class Measure(CubeEstimator):
+    """One number of a set of features, in the attribute that `quantity` names: "rankme" is in ``rankme_``.
+
+    Subclasses store their parameters in ``__init__``, say the four things below, and define ``_results(given, y)``,
+    which gives every result by its name without the underscore; each becomes an attribute. ``given`` is `Features`,
+    where a row of a table is an image of one view, or `Moments` where ``takes_moments``.
+
+    Attributes
+    ----------
+    quantity : str
+        Name of the number among the results.
+    greater_is_better : bool
+        Sign of `score`.
+    needs_labels : bool
+        Whether ``y`` (or the cube's labels) is read.
+    takes_moments : bool
+        Whether moments suffice.
+    """
+
+    quantity: ClassVar[str]
+    greater_is_better: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    takes_moments: ClassVar[bool] = False
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Compute the number on X.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments where they suffice
+        y : array (image,), or (row,) for rows, optional
+            Labels, where they are read; the cube's where left out.
+
+        Returns
+        -------
+        self
+        """
+        for name, value in self._results(*self._given(X, y, reset=True)).items():
+            setattr(self, f"{name}_", value)
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The number on X, signed so that greater is better."""
+        check_is_fitted(self)
+        value = float(self._results(*self._given(X, y, reset=False))[self.quantity])
+        return value if self.greater_is_better else -value
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if self.needs_labels:
+            tags.target_tags.required = True
+            tags.target_tags.one_d_labels = True
+        return tags
+
+    def _given(self, X: Any, y: Any, *, reset: bool) -> tuple[Features | Moments, Any]:
+        if isinstance(X, Moments):
+            if not self.takes_moments:
+                raise TypeError(f"{type(self).__name__} needs the features: moments do not suffice")
+            self._check_n_features_of(X.n_features, reset=reset)
+            return X, None
+        if is_table(X):
+            if self.needs_labels:
+                if y is None:
+                    raise ValueError("requires y to be passed, but the target y is None")
+                X, y = validate_data(self, X, y, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
+                check_classification_targets(y)
+            else:
+                X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
+            return self._rows_as_features(X), y if self.needs_labels else None
+        features, labels = labelled_features(X, y) if self.needs_labels else (as_features(X, min_views=1), None)
+        self._check_n_features_of(features.shape[2], reset=reset)
+        if labels is not None:
+            labels = column_or_1d(labels, warn=True)
+            check_classification_targets(labels)
+        return features, labels
+
+    def _rows_as_features(self, rows: NDArray[np.floating]) -> Features:
+        return Features(rows[:, None], np.arange(len(rows)))
+
+    def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+
+class Comparison(CubeEstimator):
+    """One number of two sets of features: ``fit`` takes the reference, ``evaluate`` the other set.
+
+    Subclasses define ``_summary(features)``, what is kept of a set, and ``_compared(reference, features)``, which gives
+    every result by its name; `quantity` names the number among them. ``evaluate`` returns it and sets the attributes.
+    """
+
+    quantity: ClassVar[str]
+    greater_is_better: ClassVar[bool] = False
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Take X as the reference.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self.reference_ = self._summary(self._set_of(X, reset=True))
+        return self
+
+    def evaluate(self, X: Any) -> float:
+        """The number of X against the reference.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        results = self._compared(self.reference_, self._set_of(X, reset=False))
+        for name, value in results.items():
+            setattr(self, f"{name}_", value)
+        return float(results[self.quantity])
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The number of X against the reference, signed so that greater is better."""
+        value = self.evaluate(X)
+        return value if self.greater_is_better else -value
+
+    def _set_of(self, X: Any, *, reset: bool) -> Features:
+        if is_table(X):
+            X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
+            return Features(X[:, None], np.arange(len(X)))
+        features = as_features(X, min_views=1)
+        self._check_n_features_of(features.shape[2], reset=reset)
+        return features
+
+    def _summary(self, features: Features) -> Any:
+        raise NotImplementedError
+
+    def _compared(self, reference: Any, features: Features) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+
 def is_table(X: Any) -> bool:
     """Whether X goes through scikit-learn's own checks: anything but labelled or 3-D features."""
     if isinstance(X, Cube | xr.DataArray | Features | Moments):
         return False
     return getattr(X, "ndim", None) != 3
+
+
+def labelled_features(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
+    """Features, with the label of each image; rows of a table stand for themselves, and their labels are per row."""
+    labels = image_labels(X, y)
+    features = row_features(X)
+    check_consistent_length(np.empty(features.shape[0]), labels)
+    return features, labels
+
+
+def row_features(X: Any) -> Features:
+    """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
+    if is_table(X):
+        rows = np.asarray(X)
+        X = rows[:, None] if rows.ndim == 2 else rows
+    return as_features(X, min_views=1)
+
+
+def row_moments(X: Any, views: str | int) -> Moments:
+    """Count, mean and scatter of single rows, as `Moments` of one view: `between` is the scatter about the mean.
+
+    Parameters
+    ----------
+    X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
+    views : {"mean", "all"} or int
+        Rows used of an image: the mean over its views, every view, or one view. Moments of several views hold the
+        first two; moments of one view are what they are.
+
+    Returns
+    -------
+    Moments
+        Without leading axes, float64 products: spectra need them.
+
+    Raises
+    ------
+    ValueError
+        The moments hold several views, and one of them is asked for.
+    """
+    if not isinstance(X, Moments):
+        features = row_features(X)
+        check_views(views, features.shape[1])
+        if not isinstance(views, str):
+            features = features.view(int(views))
+        return row_moments(moments_of(features, n_folds=0, dtype="float64", min_views=1), views)
+    if "sigma" in X.dims:
+        raise CubeFormatError(f"moments of one level are wanted, not along {X.dims}: moments.select(sigma=0)")
+    total = X.total
+    if total.n_views == 1:
+        return total
+    if not isinstance(views, str):
+        raise ValueError(
+            f"moments of {total.n_views} views hold none of view {views} alone: give the features, moments of that "
+            "view, or views='mean' or 'all'"
+        )
+    check_views(views, total.n_views)
+    per_image = total.n_views if views == "all" else 1
+    scatter = per_image * total.between + (total.within_uncentred if views == "all" else 0.0)
+    mean = total.mean.mean(axis=0, keepdims=True)
+    return dataclasses.replace(
+        total, n_images=total.n_images * per_image, mean=mean, between=scatter, within=np.zeros_like(scatter)
+    )
 
 
 def image_labels(X: Any, y: Any) -> NDArray[Any]:

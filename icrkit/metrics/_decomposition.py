@@ -6,7 +6,7 @@ appendix B.6 (two views); V views as in any text on variance components.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,16 @@ from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, IllCondi
 from icrkit.linalg import SpdFactor
 from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments
 
+if TYPE_CHECKING:
+    from icrkit._features import Features
+    from icrkit.metrics._gram import Gram
+
 __all__ = ["Traces", "between_covariance", "invariant_covariance", "residual_covariance", "residual_dof", "traces"]
 
 Matrix = NDArray[np.float64]
 
 
-def resolve_centering(moments: Moments, residual_centering: str) -> str:
+def resolve_centering(moments: Moments | Gram | Features, residual_centering: str) -> str:
     """The centring in force: views without a common order have no means of their own to remove."""
     if residual_centering not in ("view", "none"):
         raise ValueError(f"residual_centering must be 'view' or 'none', not {residual_centering!r}")
@@ -134,12 +138,12 @@ class Traces(NamedTuple):
     total: float
 
 
-def traces(moments: Moments, residual_centering: str = "view") -> Traces:
+def traces(moments: Moments | Gram, residual_centering: str = "view") -> Traces:
     """Tr Sigma_s, Tr Sigma_xi and their sum Tr Sigma_h, in squared feature units.
 
     Parameters
     ----------
-    moments : Moments
+    moments : Moments or Gram
         One level; folds are merged.
     residual_centering : {"view", "none"}
         See :func:`icrkit.residual_covariance`.
@@ -161,6 +165,8 @@ def traces(moments: Moments, residual_centering: str = "view") -> Traces:
     >>> ik.traces(ik.Moments.from_cube(h, n_folds=0))
     Traces(invariant=22.0, residual=1.5, total=23.5)
     """
+    if not isinstance(moments, Moments):
+        return moments.traces(residual_centering)
     moments = moments.total
     m = residual_dof(moments, residual_centering)
     centred = resolve_centering(moments, residual_centering) == "view"
@@ -186,11 +192,16 @@ def check_degenerate(moments: Moments, name: str = "the features") -> None:
     """
     constant = constant_features(moments)
     if constant.size:
-        raise DegenerateFeaturesError(
-            f"{constant.size} of {moments.n_features} features of {name} are constant: {_listed(constant)}. Dead units "
-            "are common in real networks: drop_constant=True drops and records them."
-        )
+        refuse_constant(constant, moments.n_features, name)
     check_residual(moments, name)
+
+
+def refuse_constant(features: NDArray[np.int64], n_features: int, name: str = "the features") -> NoReturn:
+    """Say that these features are constant."""
+    raise DegenerateFeaturesError(
+        f"{features.size} of {n_features} features of {name} are constant: {_listed(features)}. Dead units are common "
+        "in real networks: drop_constant=True drops and records them."
+    )
 
 
 def check_residual(moments: Moments, name: str = "the features") -> None:
@@ -206,11 +217,16 @@ def check_residual(moments: Moments, name: str = "the features") -> None:
     residual, between = within.diagonal(), moments.between.diagonal()
     none = np.flatnonzero(residual <= 1e-17 * (between + residual))
     if none.size:
-        raise DegenerateFeaturesError(
-            f"no residual in {none.size} of {moments.n_features} features of {name} ({_listed(none)}): the views of an "
-            "image are identical there. Were the views augmented and noised with different draws, and not one view "
-            "stored twice?"
-        )
+        refuse_no_residual(none, moments.n_features, name)
+
+
+def refuse_no_residual(features: NDArray[np.int64], n_features: int, name: str = "the features") -> NoReturn:
+    """Say that these features have no residual."""
+    raise DegenerateFeaturesError(
+        f"no residual in {features.size} of {n_features} features of {name} ({_listed(features)}): the views of an "
+        "image are identical there. Were the views augmented and noised with different draws, and not one view stored "
+        "twice?"
+    )
 
 
 def _listed(indices: NDArray[np.int64], most: int = 10) -> str:
@@ -257,7 +273,7 @@ class ResidualModel:
         check_degenerate(moments)
         self.dof = int(residual_dof(moments, residual_centering))
         if self.dof <= moments.n_features and regularization == 0:
-            raise NotEnoughDataError(_too_few(self.dof, moments))
+            raise NotEnoughDataError(too_few(self.dof, moments.n_features, moments.n_views))
         self.regularization, self.centering = regularization, residual_centering
         centred = resolve_centering(moments, residual_centering) == "view"
         self.tau = 0.0
@@ -322,8 +338,8 @@ class ResidualModel:
         )
 
 
-def _too_few(dof: int, moments: Moments) -> str:
-    d, v = moments.n_features, moments.n_views
+def too_few(dof: int, d: int, v: int) -> str:
+    """Message: so many residual degrees of freedom do not suffice for d features."""
     need = int(np.ceil((d + 1) / (v - 1))) + 1
     return (
         f"the residual covariance is singular: m = {dof} residual degrees of freedom for d = {d} features. Three ways "

@@ -10,26 +10,38 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from icrkit._features import unit_rows
+from icrkit._features import Features, as_features, unit_rows
 from icrkit.exceptions import IllConditionedError, NotEnoughDataError
-from icrkit.metrics._base import MomentsEstimator
+from icrkit.metrics._base import MomentsEstimator, is_table
 from icrkit.metrics._crossfit import Crossfit, crossfit
 from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
+    Traces,
     constant_features,
     invariant_covariance,
+    refuse_constant,
     residual_covariance,
     residual_dof,
+    resolve_centering,
+    too_few,
     traces,
 )
 from icrkit.metrics._fisher import fisher_spectrum
+from icrkit.metrics._gram import (
+    Gram,
+    GramResidual,
+    fisher_eigenvalues,
+    gram_crossfit,
+    gram_matrix,
+    held_out_gram_snr,
+)
 from icrkit.moments import Moments
 
 __all__ = ["ICREstimator", "held_out_snr", "icr", "plug_in_snr"]
@@ -38,7 +50,7 @@ CORRECTIONS = ("none", "gaussian", "crossfit")
 
 
 def icr(
-    moments: Moments,
+    moments: Moments | Gram,
     correction: str = "none",
     regularization: float = 0.0,
     residual_centering: str = "view",
@@ -47,8 +59,9 @@ def icr(
 
     Parameters
     ----------
-    moments : Moments
-        With a leading axis "sigma" the result is an array over it.
+    moments : Moments or Gram
+        With a leading axis "sigma" the result is an array over it. A Gram matrix (:func:`icrkit.gram_matrix`) is for
+        more features than rows, and needs regularization.
     correction : {"none", "gaussian", "crossfit"}
         "none" is the paper's plug-in, biased low by about 1 - (m-d-1)/m; "gaussian" removes that bias where residuals
         are Gaussian with one covariance for all images; "crossfit" removes it for elliptical residuals, heavy tails
@@ -67,7 +80,7 @@ def icr(
     NotEnoughDataError
         Fewer than two images or views, or m <= d at tau = 0.
     DegenerateFeaturesError
-        Constant features or no residual.
+        Constant features (in moments), or no residual.
     IllConditionedError
         Residual covariance singular to working precision.
     ValueError
@@ -77,6 +90,13 @@ def icr(
     -----
     R = Tr(W^-1 B)/d - 1/V, ICR = 1/(1 + R). "gaussian" multiplies the trace by (m-d-1)/m. Cost: one Cholesky
     factor and inverse (d^3 flops), one a fold with "crossfit". ICR is not comparable across d.
+
+    From a Gram matrix the numbers are the same, at a cost that hardly depends on d; constant features are no obstacle
+    there, and count in d (``gram.drop_constant()`` leaves them out). Where d > m the plug-in says little: the images'
+    own residual has no variance in most directions, tau takes its place, and "none" gives about the regularization
+    itself where that is small. "crossfit" does not share this. Images being fewer than features, its inverse damps more
+    than tau would in the population: at d = 4 N and regularization 0.1 it gave .524 where the population's
+    1/(1 + Tr((Sigma_xi + tau I)^-1 Sigma_s)/d) is .556.
 
     References
     ----------
@@ -92,6 +112,11 @@ def icr(
     """
     if correction not in CORRECTIONS:
         raise ValueError(f"correction must be one of {CORRECTIONS}, not {correction!r}")
+    if isinstance(moments, Gram):
+        if correction == "crossfit":
+            return gram_crossfit(moments, regularization, residual_centering).icr
+        model = GramResidual(moments, regularization, residual_centering)
+        return 1.0 / (1.0 + (model.mean_snr() if correction == "none" else _refuse_gaussian()))
     if "sigma" in moments.dims:
         levels = range(moments.n_images.shape[moments.dims.index("sigma")])
         return np.array([icr(moments.select(sigma=k), correction, regularization, residual_centering) for k in levels])
@@ -116,7 +141,7 @@ def plug_in_snr(
     d, m = moments.n_features, model.dof
     if model.tau:
         if correction == "gaussian":
-            raise NotEnoughDataError("correction='gaussian' needs regularization=0: the bias is not known otherwise")
+            _refuse_gaussian()
         return model.traces(invariant_covariance(moments, residual_centering))[0] / d
     factor = 1.0
     if correction == "gaussian":
@@ -125,6 +150,10 @@ def plug_in_snr(
         factor = (m - d - 1) / m
     (trace,) = model.traces(moments.between)
     return factor * trace / int(moments.n_images - 1) / d - 1.0 / moments.n_views
+
+
+def _refuse_gaussian() -> NoReturn:
+    raise NotEnoughDataError("correction='gaussian' needs regularization=0: the bias is not known otherwise")
 
 
 def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str = "view") -> float:
@@ -137,6 +166,14 @@ def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str
     )
     added = model.tau * model.trace_inverse() if model.tau else 0.0
     return invariant / (residual + added)
+
+
+class _GramFit(NamedTuple):
+    """What a fit through the Gram matrix keeps: `score` has to read the features again."""
+
+    model: GramResidual
+    gram: Gram
+    features: Features
 
 
 class ICREstimator(MomentsEstimator):
@@ -175,14 +212,16 @@ class ICREstimator(MomentsEstimator):
     mean_snr_, total_snr_ : float
         R and d R, of the estimate that `icr_` is. d R is comparable between layers of different width; ICR is not.
     invariant_covariance_, residual_covariance_ : ndarray (d, d)
+        Not from the Gram matrix.
     trace_invariant_, trace_residual_, trace_total_ : float
     n_folds_ : int
     n_negative_ : int
         Negative generalised eigenvalues of the invariant covariance; an eigenproblem, solved when asked for.
     condition_number_, error_bound_ : float
-        Of the scaled residual covariance (1-norm), and unit roundoff times it: a bound on the error of ICR.
+        Of the scaled residual covariance (1-norm), and unit roundoff times it: a bound on the error of ICR. From the
+        Gram matrix: an upper bound of that of Sigma_xi + tau I, and what rounding may have done to `icr_plugin_`.
     moments_ : Moments
-        Of all features, dropped ones included.
+        Of all features, dropped ones included. Not from the Gram matrix.
     dropped_features_ : ndarray of int
     n_features_in_ : int
 
@@ -193,6 +232,12 @@ class ICREstimator(MomentsEstimator):
     regularization or a PCA dimension, which change what is measured. Split with
     ``KFold(5, shuffle=True, random_state=0)``: images are often sorted by class, and scikit-learn's default folds are
     contiguous.
+
+    With regularization, and more features than rows (d > N V), ``fit`` goes through the Gram matrix of the rows
+    (:func:`icrkit.gram_matrix`): the same numbers in (N V)^2 d flops and 8 (N V)^2 bytes, whatever d is. There is
+    nothing d x d then, so that `moments_`, both covariances and ``transform`` raise AttributeError, and ``partial_fit``
+    cannot go on from there. ``score`` reads the fitted features again, which the estimator keeps (and pickles). Of the
+    estimates only "crossfit" says something there: see :func:`icrkit.icr`.
 
     References
     ----------
@@ -208,7 +253,10 @@ class ICREstimator(MomentsEstimator):
     True
     """
 
-    _used: Moments  # without the dropped features
+    # Without the dropped features; or why there are none.
+    _used: Moments | NotEnoughDataError
+    _moments: Moments | NotEnoughDataError
+    _gram_fit: _GramFit | None = None
 
     def __init__(
         self,
@@ -235,33 +283,108 @@ class ICREstimator(MomentsEstimator):
         self.n_views = n_views
         self.confidence = confidence
 
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Fit to X in one pass over its features; through their Gram matrix where they outnumber the rows.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments
+        y : ignored
+        groups : array (row,), optional
+            Image of each row, for 2-D X.
+
+        Returns
+        -------
+        self
+        """
+        if isinstance(X, Moments) or not _more_features_than_rows(X):
+            return super().fit(X, y, groups=groups)
+        if self.regularization == 0 and self.drop_constant:  # what is left may be fewer than the rows
+            return super().fit(X, y, groups=groups)
+        features = self._features(X, groups=groups, reset=True, normalize=self.normalize)
+        if self.regularization == 0:  # known before anything is read
+            n, v, d = features.shape
+            lost = resolve_centering(features, self.residual_centering) == "view"
+            raise NotEnoughDataError(too_few((n - lost) * (v - 1), d, v))
+        gram = self._gram_of(features, self.dtype)
+        try:
+            return self._finish_gram(gram, features)
+        except IllConditionedError:
+            if self.dtype != "auto" or gram.products == "float64":
+                raise
+        return self._finish_gram(self._gram_of(features, "float64"), features)
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Add images to what was fitted before: see `MomentsEstimator.partial_fit`.
+
+        Always through moments; what was fitted through the Gram matrix cannot be added to.
+        """
+        if self._gram_fit is not None:
+            raise ValueError("this estimator was fitted through the Gram matrix of all images: fit it again instead")
+        return super().partial_fit(X, y, groups=groups)
+
+    def _gram_of(self, features: Features, dtype: str) -> Gram:
+        return gram_matrix(features, n_folds=self.n_folds, dtype=dtype, random_state=self.random_state)
+
+    def _finish_gram(self, gram: Gram, features: Features) -> Self:
+        dropped = gram.constant
+        if dropped.size and not (self.drop_constant and dropped.size < gram.n_features):
+            refuse_constant(dropped, gram.n_features)
+        gram = gram.drop_constant()
+        model = GramResidual(gram, self.regularization, self.residual_centering)
+        estimates = {
+            "none": model.mean_snr(),
+            "gaussian": self._attempt(_refuse_gaussian),
+            "crossfit": self._attempt(lambda: gram_crossfit(gram, self.regularization, self.residual_centering)),
+        }
+        if isinstance(estimates["crossfit"], IllConditionedError) and gram.products == "float32":
+            raise estimates["crossfit"]  # float64 products may mend it
+        chosen = self._chosen(estimates)
+        self._moments = self._used = NotEnoughDataError(
+            f"the {features.shape[2]} features outnumber the {features.shape[0] * features.shape[1]} rows, whose Gram "
+            "matrix was taken instead. Reduce the features first, with PerView(PCA(n_components)), to have it."
+        )
+        self.dropped_features_, self._gram_fit = dropped, _GramFit(model, gram, features)
+        self.condition_number_, self.error_bound_ = model.condition_number, model.error_bound
+        return self._report(estimates, chosen, traces(gram, self.residual_centering), gram.n_features)
+
     def _finish(self, moments: Moments) -> Self:
-        if self.correction not in CORRECTIONS:
-            raise ValueError(f"correction must be one of {CORRECTIONS}, not {self.correction!r}")
         dropped = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
         used = moments.select_features(_kept(moments.n_features, dropped)) if dropped.size else moments
         total, centering = used.total, self.residual_centering
         model = ResidualModel(total, self.regularization, centering)
         error_bound = model.error_bound(used.products)
-        plug_in = plug_in_snr(model, total, "none", centering)
-        gaussian = self._attempt(lambda: plug_in_snr(model, total, "gaussian", centering))
-        fitted = self._attempt(lambda: crossfit(used, self.regularization, centering))
-        chosen = {"none": plug_in, "gaussian": gaussian, "crossfit": fitted}[self.correction]
+        estimates = {
+            "none": plug_in_snr(model, total, "none", centering),
+            "gaussian": self._attempt(lambda: plug_in_snr(model, total, "gaussian", centering)),
+            "crossfit": self._attempt(lambda: crossfit(used, self.regularization, centering)),
+        }
+        chosen = self._chosen(estimates)
+        self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
+        self.dropped_features_, self._used, self._model, self._gram_fit = dropped, used, model, None
+        self.condition_number_, self.error_bound_ = model.condition_number, error_bound
+        return self._report(estimates, chosen, traces(total, centering), total.n_features)
+
+    def _chosen(self, estimates: dict[str, Any]) -> Any:
+        """The estimate asked for. Nothing after it raises: a fit that fails leaves the one before it whole."""
+        if self.correction not in CORRECTIONS:
+            raise ValueError(f"correction must be one of {CORRECTIONS}, not {self.correction!r}")
+        chosen = estimates[self.correction]
         if isinstance(chosen, Exception):  # what was asked for by name is not passed over
             raise chosen
-        # Nothing below raises: a fit that fails leaves the one before it whole.
-        self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
-        self.dropped_features_, self._used, self._model = dropped, used, model
-        self.condition_number_, self.error_bound_ = model.condition_number, error_bound
-        self._gaussian, self._crossfit = gaussian, fitted
+        return chosen
+
+    def _report(self, estimates: dict[str, Any], chosen: Any, parts: Traces, n_features: int) -> Self:
+        self._gaussian, self._crossfit = estimates["gaussian"], estimates["crossfit"]
+        fitted = self._crossfit
         self._interval = fitted.interval(self.confidence) if isinstance(fitted, Crossfit) else fitted
         self.n_folds_ = fitted.n_folds if isinstance(fitted, Crossfit) else 0
-        self.trace_invariant_, self.trace_residual_, self.trace_total_ = traces(total, centering)
-        self.icr_plugin_ = 1.0 / (1.0 + plug_in)
+        self.trace_invariant_, self.trace_residual_, self.trace_total_ = parts
+        self.icr_plugin_ = 1.0 / (1.0 + float(estimates["none"]))
         self.mean_snr_ = chosen.mean_snr if isinstance(chosen, Crossfit) else float(chosen)
         self.icr_ = 1.0 / (1.0 + self.mean_snr_)
-        self.total_snr_ = total.n_features * self.mean_snr_
-        self._n_features_out = total.n_features
+        self.total_snr_ = n_features * self.mean_snr_
+        self._n_features_out = n_features
         self._warn()
         return self
 
@@ -294,10 +417,10 @@ class ICREstimator(MomentsEstimator):
                     f"the plug-in ICR {self.icr_plugin_:.3f} lies outside the {self.confidence:.0%} interval of the "
                     f"cross-fitted one, {self.icr_crossfit_:.3f} [{low:.3f}, {high:.3f}]: the plug-in is biased when "
                     "images are few for the features. correction='crossfit' reports the latter.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        elif self.n_folds > 1 and "fold" in self.moments_.dims:
-            warnings.warn(f"no cross-fitted ICR, the plug-in stands alone: {self._crossfit}", stacklevel=3)
+        elif self.n_folds > 1 and (self._gram_fit is not None or "fold" in self.moments_.dims):
+            warnings.warn(f"no cross-fitted ICR, the plug-in stands alone: {self._crossfit}", stacklevel=4)
 
     def _result(self, attempt: Any, name: str) -> Any:
         check_is_fitted(self)
@@ -322,23 +445,38 @@ class ICREstimator(MomentsEstimator):
         return low, high
 
     @property
+    def moments_(self) -> Moments:
+        """Moments of all features, dropped ones included."""
+        found = getattr(self, "_moments", None)
+        return found if isinstance(found, Moments) else self._result(found, "moments_")  # a stream may have no ICR yet
+
+    @moments_.setter
+    def moments_(self, moments: Moments) -> None:
+        self._moments = moments
+
+    @property
     def invariant_covariance_(self) -> Matrix:
         """Sigma_s = B - W/V, (d, d)."""
-        check_is_fitted(self)
-        return invariant_covariance(self._used.total, self._model.centering)
+        used = self._result(getattr(self, "_used", None), "invariant_covariance_")
+        return invariant_covariance(used.total, self._model.centering)
 
     @property
     def residual_covariance_(self) -> Matrix:
         """Sigma_xi = W, (d, d)."""
-        check_is_fitted(self)
-        return residual_covariance(self._used.total, self._model.centering)
+        used = self._result(getattr(self, "_used", None), "residual_covariance_")
+        return residual_covariance(used.total, self._model.centering)
 
     @property
     def n_negative_(self) -> int:
         """Number of negative generalised eigenvalues."""
         check_is_fitted(self)
-        spectrum = fisher_spectrum(self._used, self._model.regularization, self._model.centering)
-        return int((spectrum.eigenvalues < 0).sum())
+        if self._gram_fit is not None:
+            model, gram, _ = self._gram_fit
+            values = fisher_eigenvalues(gram, model.regularization, model.centering)
+        else:
+            used = self._result(self._used, "n_negative_")
+            values = fisher_spectrum(used, self._model.regularization, self._model.centering).eigenvalues
+        return int((values < 0).sum())
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Minus the ICR of X under the fitted residual covariance; greater is better.
@@ -356,17 +494,32 @@ class ICREstimator(MomentsEstimator):
             -1/(1 + Tr(P Sigma_s)/Tr(P (Sigma_xi + tau I))), P from the fitted images.
         """
         check_is_fitted(self)
+        if self._gram_fit is not None:
+            if isinstance(X, Moments):
+                raise TypeError("after a fit through the Gram matrix the features are needed: moments do not suffice")
+            model, gram, features = self._gram_fit
+            held_out = self._features(X, groups=groups, reset=False, normalize=self.normalize)
+            return -1.0 / (1.0 + held_out_gram_snr(model, features, held_out, gram.products, self.dropped_features_))
         moments = self._held_out(X, groups)
         if self.dropped_features_.size:
             moments = moments.select_features(_kept(moments.n_features, self.dropped_features_))
         return -1.0 / (1.0 + held_out_snr(self._model, moments, self._model.centering))
 
     def _transform_rows(self, rows: NDArray[np.floating]) -> Matrix:
+        used = self._result(self._used, "transform")
         if self.normalize == "l2":
             rows = unit_rows(rows)
         if self.dropped_features_.size:
             rows = rows[:, _kept(rows.shape[1], self.dropped_features_)]
-        return self._model.whiten(rows - self._used.total.mean.mean(axis=0))
+        return self._model.whiten(rows - used.total.mean.mean(axis=0))
+
+
+def _more_features_than_rows(X: Any) -> bool:
+    if is_table(X):
+        shape: tuple[int, ...] = getattr(X, "shape", ())
+        return len(shape) == 2 and shape[1] > shape[0]
+    n, v, d = as_features(X, min_views=0, min_images=0).shape
+    return d > n * v
 
 
 def _kept(n_features: int, dropped: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from icrkit._features import Features, as_features
-from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
-from icrkit.metrics._base import FeatureTransformer, image_labels, is_table
+from icrkit._features import Features
+from icrkit.exceptions import DegenerateFeaturesError
+from icrkit.metrics._base import FeatureTransformer, is_table, labelled_features
+from icrkit.metrics._classes import add_by_label, class_codes, labelled_rows
 
 __all__ = ["ClassMoments", "NC1Scorer", "class_moments", "nc1"]
 
@@ -70,21 +71,17 @@ def class_moments(features: Features, y: NDArray[Any], views: str | int = "mean"
     NotEnoughDataError
         Fewer than two classes.
     """
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise NotEnoughDataError(f"y holds 1 class ({classes[0]!r}); at least two are needed to tell them apart")
-    _, v, d = features.shape
-    _check_views(views, v)
-    per_image = v if views == "all" else 1
-    counts = np.bincount(codes, minlength=len(classes)) * per_image
-    means = np.zeros((len(classes), d))
-    for rows, labels in _labelled_rows(features, codes, views):
+    classes, codes = class_codes(y)
+    d = features.shape[2]
+    counts, means = np.zeros(len(classes), dtype=np.int64), np.zeros((len(classes), d))
+    for rows, labels in labelled_rows(features, codes, views):
         if not np.isfinite(rows).all():
             features.raise_non_finite()
-        _add_by_label(means, rows, labels)
+        add_by_label(means, rows, labels)
+        counts += np.bincount(labels, minlength=len(classes))
     means /= counts[:, None]
     within = np.zeros((d, d))
-    for rows, labels in _labelled_rows(features, codes, views):
+    for rows, labels in labelled_rows(features, codes, views):
         deviations = rows - means[labels]
         within += deviations.T @ deviations
     return ClassMoments(classes, counts, means, within)
@@ -136,7 +133,7 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
     >>> round(ik.nc1(np.repeat(h[:, None], 2, axis=1), [0, 0, 1, 1, 0, 1]), 4)
     0.0278
     """
-    moments = X if isinstance(X, ClassMoments) else class_moments(*_with_labels(X, y), views)
+    moments = X if isinstance(X, ClassMoments) else class_moments(*labelled_features(X, y), views)
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {VARIANTS}, not {variant!r}")
     centred = moments.centred_means(global_mean)
@@ -158,43 +155,6 @@ def _mean_directions(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
     if rank == 0:
         raise DegenerateFeaturesError("all class means coincide: features do not vary between classes")
     return values[:rank], directions[:rank]
-
-
-def _labelled_rows(features: Features, codes: NDArray[np.int64], views: str | int) -> Any:
-    for start, block in features.blocks():
-        labels = codes[start : start + len(block)]
-        if views == "mean":
-            yield block.mean(axis=1, dtype=np.float64), labels
-        elif views == "all":
-            yield block.reshape(-1, block.shape[2]).astype(np.float64), np.repeat(labels, block.shape[1])
-        else:
-            yield block[:, int(views)].astype(np.float64), labels
-
-
-def _check_views(views: str | int, n_views: int) -> None:
-    """Refuse what is neither a word nor the number of a view; True would be view 1, and -1 the last, by accident."""
-    if isinstance(views, str) and views in ("mean", "all"):
-        return
-    if isinstance(views, bool | np.bool_) or not isinstance(views, int | np.integer):
-        raise ValueError(f"views must be 'mean', 'all' or the number of a view, not {views!r}")
-    if not 0 <= views < n_views:
-        raise ValueError(f"views={views}: the features have {n_views} view(s), numbered from 0")
-
-
-def _add_by_label(sums: Matrix, rows: Matrix, labels: NDArray[np.int64]) -> None:
-    order = np.argsort(labels, kind="stable")
-    present, first = np.unique(labels[order], return_index=True)
-    sums[present] += np.add.reduceat(rows[order], first, axis=0)
-
-
-def _with_labels(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
-    labels = image_labels(X, y)
-    if is_table(X):  # rows stand for themselves, and y is per row
-        rows = np.asarray(X)
-        X = rows[:, None] if rows.ndim == 2 else rows
-    features = as_features(X, min_views=1)
-    check_consistent_length(np.empty(features.shape[0]), labels)
-    return features, labels
 
 
 class NC1Scorer(FeatureTransformer):
@@ -278,7 +238,7 @@ class NC1Scorer(FeatureTransformer):
             X, y = validate_data(self, X, y, reset=reset, dtype=(np.float64, np.float32))
             check_classification_targets(y)
             return class_moments(Features(X[:, None], np.arange(len(X))), y, views=0)
-        features, labels = _with_labels(X, y)
+        features, labels = labelled_features(X, y)
         self._check_n_features_of(features.shape[2], reset=reset)
         labels = column_or_1d(labels, warn=True)
         check_classification_targets(labels)

@@ -1,0 +1,57 @@
+"""The benchmark of pairwise measures, tiny."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "memorization.py"
+    spec = importlib.util.spec_from_file_location("benchmark_memorization", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_runs(benchmark, tmp_path):
+    out = tmp_path / "memorization.csv"
+    options = ["--generated", "100", "--training", "40", "--features", "8", "--rounds", "1", "--threads", "1"]
+    options += ["--what", "memorization_ratio", "--what", "auth_pct"]  # each has a process of its own
+    result = CliRunner().invoke(benchmark.main, [*options, "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = {row["what"]: row for row in csv.DictReader(out.read_text().splitlines())}
+    assert list(rows) == ["memorization_ratio", "auth_pct"]
+    for row in rows.values():
+        assert float(row["ratio"]) > 0 and int(row["imports_mb"]) <= int(row["peak_mb"]) < 1000
+    assert rows["auth_pct"]["generated"] == "40" and rows["memorization_ratio"]["generated"] == "100"
+
+
+def test_its_rows_hold_copies_that_are_found(benchmark):
+    x, y = benchmark.rows(200, 100, 32)
+    found = {name: work() for name, (_, work) in benchmark.measures(x, y).items()}
+    assert tuple(found) == benchmark.NAMES
+    for name in ("memorization_ratio", "nearest_ratio"):
+        assert found[name] == pytest.approx(0.1, abs=0.02)
+    assert 0.3 < found["auth_pct"] < 0.9 and found["uniformity"] < 0
+    for limit, _ in benchmark.measures(x, y).values():
+        limit()
+    assert not np.array_equal(x[0], y[0])
+
+
+def test_retrieval_from_a_store(benchmark, tmp_path):
+    out = tmp_path / "retrieval.csv"
+    options = ["--retrieval", str(tmp_path), "--cube", "12", "3", "500", "--out", str(out)]
+    assert CliRunner().invoke(benchmark.main, options, catch_exceptions=False).exit_code == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["what"] for row in rows] == ["reading alone", "invariant", "residual"]
+    assert [path.name for path in tmp_path.iterdir()] == ["retrieval.csv"]

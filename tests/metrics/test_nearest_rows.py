@@ -1,0 +1,194 @@
+"""The search for nearest rows against scikit-learn's, whatever the blocks, the precision and the place of the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
+
+from icrkit._features import Features
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError
+from icrkit.metrics import _nearest_rows
+from icrkit.metrics._base import row_features
+from icrkit.metrics._nearest_rows import CosineSearch, DistanceSearch, Nearest
+
+PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+
+
+def cubes(n: int = 30, m: int = 25, v: int = 2, d: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A set searched for and the set searched, alike in law."""
+    rng = np.random.default_rng(seed)
+    scales = np.linspace(0.3, 2.0, d)
+    return tuple(scales * rng.standard_normal((k, v, d)) + 1.0 for k in (n, m))
+
+
+def rows_of(h: np.ndarray, views: str | int) -> np.ndarray:
+    if views == "mean":
+        return h.mean(axis=1)
+    return h.reshape(-1, h.shape[2]) if views == "all" else h[:, views]
+
+
+def by_distance(x: np.ndarray, y: np.ndarray, k: int = 1, **options: object) -> Nearest:
+    views = options.pop("views", 0)
+    return DistanceSearch(row_features(y), views).nearest(row_features(x), k, **options)
+
+
+def by_cosine(x: np.ndarray, y: np.ndarray, k: int = 1, **options: object) -> Nearest:
+    views = options.pop("views", 0)
+    return CosineSearch(row_features(y), views).nearest(row_features(x), k, **options)
+
+
+def read_by(patch: pytest.MonkeyPatch, images: int) -> None:
+    """Have features read so many images at a time."""
+
+    def blocks(self, target_bytes=None):
+        for start in range(0, self.shape[0], images):
+            yield start, self.read(start, start + images)
+
+    patch.setattr(Features, "blocks", blocks)
+
+
+# ---- independent code -----------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    n=st.integers(2, 40),
+    m=st.integers(4, 40),
+    v=st.integers(1, 3),
+    k=st.integers(1, 3),
+    views=st.sampled_from(["mean", "all", 0]),
+    seed=st.integers(0, 99),
+    blocks=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50)),
+    images=st.integers(1, 50),
+)
+def test_any_blocks_give_the_neighbours_of_scikit_learn(n, m, v, k, views, seed, blocks, images):
+    x, y = cubes(n, m, v, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("_QUERIES", "_CANDIDATES", "_PAIRS"), blocks, strict=True):
+            patch.setattr(_nearest_rows, name, size)
+        read_by(patch, images)
+        found = by_distance(x, y, k, views=views)
+        turned = by_cosine(x, y, k, views=views)
+    distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows_of(y, views)).kneighbors(
+        rows_of(x, views)
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.values, distances, rtol=1e-8)
+    cosines = cosine_similarity(rows_of(x, views), rows_of(y, views))
+    order = np.argsort(-cosines, axis=1)[:, :k]
+    np.testing.assert_array_equal(turned.rows, order)
+    np.testing.assert_allclose(turned.values, np.take_along_axis(cosines, order, axis=1), rtol=1e-12, atol=1e-14)
+
+
+@PROPERTY
+@given(
+    n=st.integers(2, 30),
+    v=st.integers(1, 4),
+    views=st.sampled_from(["mean", "all", 0]),
+    blocks=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+)
+def test_an_image_is_not_its_own_neighbour(n, v, views, blocks):
+    _, y = cubes(2, n, v)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_nearest_rows, "_QUERIES", blocks[0])
+        patch.setattr(_nearest_rows, "_CANDIDATES", blocks[1])
+        near, alike = (search(y, y, exclude_self=True, views=views) for search in (by_distance, by_cosine))
+    rows = rows_of(y, views)
+    image = np.arange(len(rows)) // (v if views == "all" else 1)
+    distances = np.where(image[:, None] == image, np.inf, cdist(rows, rows))
+    cosines = np.where(image[:, None] == image, -np.inf, cosine_similarity(rows))
+    np.testing.assert_array_equal(near.rows[:, 0], distances.argmin(axis=1))
+    np.testing.assert_array_equal(alike.rows[:, 0], cosines.argmax(axis=1))
+    np.testing.assert_allclose(near.values[:, 0], distances.min(axis=1), rtol=1e-12)
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+
+def test_far_offsets_and_odd_scales_cost_no_digits():
+    x, y = cubes()
+    want = by_distance(x, y, 2)
+    for scale, offset in ((1e-30, 0.0), (1e30, 0.0), (1.0, 1e4), (1e-140, 0.0), (1e140, 0.0)):
+        found = by_distance(x * scale + offset, y * scale + offset, 2)
+        np.testing.assert_array_equal(found.rows, want.rows)
+        np.testing.assert_allclose(found.values, want.values * scale, rtol=1e-11)
+    for scale, offset in ((1e-30, 0.0), (1e30, 0.0), (1.0, 1e3)):
+        found = by_distance(*((h * scale + offset).astype(np.float32) for h in (x, y)), 2)
+        np.testing.assert_array_equal(found.rows, want.rows)
+        np.testing.assert_allclose(found.values, want.values * scale, rtol=1e-3 if offset else 1e-6)
+    want = by_cosine(x, y)
+    for scale in (1e-140, 1e140):
+        np.testing.assert_allclose(by_cosine(x * scale, y * scale).values, want.values, rtol=1e-12)
+    for scale in (1e-30, 1e30):
+        found = by_cosine(*((h * scale).astype(np.float32) for h in (x, y)))
+        np.testing.assert_allclose(found.values, want.values, rtol=1e-6)
+
+
+def test_copies_have_distance_zero_and_cosine_one():
+    _, y = cubes(m=2000, v=1, d=64)
+    y = (y + 100).astype(np.float32)
+    near, alike = by_distance(y[::3], y), by_cosine(y[::3], y)
+    for found in (near, alike):
+        np.testing.assert_array_equal(found.rows[:, 0], np.arange(0, 2000, 3))
+    assert (near.values == 0).all()
+    np.testing.assert_allclose(alike.values, 1.0, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_of_pixels_are_exact(dtype):
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(0, 256, (n, 1, 27)) for n in (30, 25))
+    found = by_distance(x.astype(dtype), y.astype(dtype), 2)
+    squares = np.square(x - y[:, 0]).sum(axis=2)
+    np.testing.assert_array_equal(found.values, np.sqrt(np.sort(squares, axis=1)[:, :2]))
+
+
+def test_float32_finds_what_float64_finds():
+    x, y = cubes(300, 400, 1, 64)
+    for search in (by_distance, by_cosine):
+        wide, narrow = search(x, y, 2), search(x.astype(np.float32), y.astype(np.float32), 2)
+        assert (wide.rows == narrow.rows).mean() > 0.99
+        np.testing.assert_allclose(narrow.values, wide.values, rtol=1e-5)
+
+
+# ---- degenerate input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", [by_distance, by_cosine])
+def test_what_is_degenerate_is_named(search):
+    x, y = cubes()
+    with pytest.raises(DegenerateFeaturesError, match="all rows of the training set are the same"):
+        search(x, np.ones((9, 1, 5)))
+    with pytest.raises(CubeFormatError, match="5 features and the training set 4"):
+        search(x, y[:, :, :4])
+    with pytest.raises(ValueError, match="exclude_self"):
+        search(x, y, exclude_self=True)
+    with pytest.raises(ValueError, match="numbered from 0"):
+        search(x, y, views=2)
+    for bad in (np.nan, np.inf):
+        spoilt = x.copy()
+        spoilt[3, 0, 1] = bad
+        for first, second in ((spoilt, y), (y, spoilt)):
+            with pytest.raises(NonFiniteError, match="image 3, view 0, feature 1"):
+                search(first, second)
+    with pytest.raises(NonFiniteError, match="overflow"):
+        search(x, np.where(y > 1, 1e308, -1e308))
+
+
+def test_rows_beyond_the_range_of_the_training_set_overflow_by_name():
+    x, y = cubes()
+    with pytest.raises(NonFiniteError, match="overflow"):
+        by_distance((x * 1e30).astype(np.float32), (y * 1e-30).astype(np.float32))
+
+
+def test_zero_vectors_are_similar_to_nothing():
+    x, y = cubes()
+    x[4] = 0
+    with pytest.warns(UserWarning, match="1 feature vectors are all zero"):
+        found = by_cosine(x, y)
+    assert found.values[4, 0] == 0
