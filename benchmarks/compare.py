@@ -1,0 +1,122 @@
+"""Time of all moment-based metrics together, as a ratio to one ICR fit and what else of d x d they need.
+
+    python benchmarks/compare.py
+
+Everything runs in turn, several rounds in one process, and each ratio is taken within its round, so that a noisy
+machine moves both sides; seconds are of the processor, not of the wall. The metrics of single rows see one view, in
+float64: the product that takes is not in an ICR fit, and is timed beside it. Writes ``benchmarks/results/compare.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas, eigh
+from threadpoolctl import threadpool_limits
+
+import icrkit as ik
+from icrkit.metrics import known_metrics
+
+RESULTS = Path(__file__).parent / "results" / "compare.csv"
+
+
+def features(n_images: int, n_views: int, d: int, dtype: str) -> NDArray[np.floating]:
+    """Features with true ICR 1/2."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((n_images, n_views, d), dtype=np.float32)
+    h += rng.standard_normal((n_images, 1, d), dtype=np.float32)
+    return h.astype(dtype)
+
+
+def icr_fit(h: NDArray[np.floating]) -> ik.Moments:
+    """One ICR fit with folds and interval."""
+    est = ik.ICREstimator(correction="crossfit").fit(h)
+    assert est.interval_
+    return est.moments_
+
+
+def eigenproblems(moments: ik.Moments) -> None:
+    """Of single rows about their mean and about the origin, LiDAR's generalised one, and what the information takes."""
+    total = moments.total
+    np.linalg.eigvalsh(total.between)
+    np.linalg.eigvalsh(total.between)
+    eigh(total.between, total.within_uncentred, eigvals_only=True, check_finite=False)
+    known_metrics()["information"].make().fit(moments)
+
+
+def one_view_product(h: NDArray[np.floating], rows_a_block: int = 1024) -> None:
+    """The bare rank-k update of one view's rows in float64."""
+    total = np.zeros((h.shape[2],) * 2, order="F")
+    for start in range(0, len(h), rows_a_block):
+        block = h[start : start + rows_a_block, 0].astype(np.float64)
+        total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
+
+
+def one_by_one(h: NDArray[np.floating]) -> None:
+    """Each estimator on its own, as a user would write it."""
+    for make in dict.fromkeys(metric.make for metric in known_metrics().values() if metric.takes_moments):
+        make().fit(h)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def measure(h: NDArray[np.floating], rounds: int) -> dict[str, float]:
+    """Median seconds, and median ratios of `compare` to what it is measured against."""
+    cube = ik.from_arrays(h)
+    moments = icr_fit(h)
+    works: dict[str, Callable[[], object]] = {
+        "icr_fit": lambda: icr_fit(h),
+        "eigenproblems": lambda: eigenproblems(moments),
+        "one_view_product": lambda: one_view_product(h),
+        "compare": lambda: ik.compare(cube, "moments"),
+        "one_by_one": lambda: one_by_one(h),
+    }
+    times = np.array([[seconds(work) for work in works.values()] for _ in range(rounds)])
+    fit, eig, product, together, apart = times.T
+    medians = {name: round(float(t), 3) for name, t in zip(works, np.median(times, axis=0), strict=True)}
+    ratios = {
+        "to_fit_and_eigenproblems": together / (fit + eig),
+        "to_these_and_product": together / (fit + eig + product),
+        "one_by_one_to_compare": apart / together,
+    }
+    return medians | {name: round(float(np.median(ratio)), 2) for name, ratio in ratios.items()}
+
+
+@click.command()
+@click.option("--images", default=16384, show_default=True)
+@click.option("--features", "d", default=(1152,), multiple=True, show_default=True, help="May be repeated.")
+@click.option("--views", default=(2, 4), multiple=True, show_default=True, help="May be repeated.")
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--threads", default=1, show_default=True, help="BLAS threads.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
+def main(images: int, d: tuple[int, ...], views: tuple[int, ...], rounds: int, threads: int, out: Path) -> None:
+    """Measure, print and write the table."""
+    rows = []
+    with threadpool_limits(threads, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for width in d:
+            for v in views:
+                for dtype in ("float32", "float64"):
+                    row = {"dtype": dtype, "N": images, "V": v, "d": width, "threads": threads}
+                    rows.append(row | measure(features(images, v, width, dtype), rounds))
+                    click.echo("  ".join(f"{key}={value}" for key, value in rows[-1].items()))
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
