@@ -196,7 +196,8 @@ class _Extract(click.Command):
     "--family",
     required=True,
     type=click.Choice(["onnx", *models.FAMILIES]),
-    help="What kind of network it is.",
+    help="; ".join([*(f"{name}: {kind.description}" for name, kind in models.FAMILIES.items()), "onnx: ONNX file"])
+    + ".",
 )
 @click.option(
     "--model", required=True, multiple=True, help="File, folder or package.module:function; several for a course."
