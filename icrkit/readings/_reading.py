@@ -1,0 +1,155 @@
+"""What is read off one space: the value of a criterion, its interval, and replicates that pair with another space's.
+
+Every reading of :mod:`icrkit.readings` is made of these. Two spaces of the same images lose the same fold in each
+replicate, so that the jackknife of the difference of their replicates (Quenouille 1956; Efron & Tibshirani 1993,
+chapter 11) keeps what both share out of the error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit.metrics._crossfit import crossfit, jackknife_error
+from icrkit.metrics._decomposition import ResidualModel
+from icrkit.metrics._information import information
+from icrkit.moments import Moments
+
+__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "read"]
+
+Vector = NDArray[np.float64]
+
+
+class Criterion(NamedTuple):
+    """What spaces are ranked by.
+
+    Attributes
+    ----------
+    name : str
+    label : str
+        Of an axis.
+    greater_is_better : bool
+    across_widths : bool
+        Whether spaces of different width may be compared.
+    """
+
+    name: str
+    label: str
+    greater_is_better: bool
+    across_widths: bool
+
+
+CRITERIA = {
+    "icr": Criterion("icr", "ICR", greater_is_better=False, across_widths=False),
+    "information": Criterion("information", "information (nats)", greater_is_better=True, across_widths=True),
+}
+
+
+def criterion_of(name: str) -> Criterion:
+    """The criterion of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}, not {name!r}")
+    return CRITERIA[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A criterion of one space.
+
+    Attributes
+    ----------
+    criterion : Criterion
+    value : float
+        ICR, from about 0 (clean) to 1, or invariant information in nats.
+    low, high : float
+        Confidence interval of the value.
+    merit : float
+        The scale on which differences are tested; greater is better for every criterion: log(R + 1/V) for ICR, nats
+        for information.
+    replicates : ndarray (n_folds,)
+        Merit without each fold of images.
+    n_images, n_views, n_features : int
+    """
+
+    criterion: Criterion
+    value: float
+    low: float
+    high: float
+    merit: float
+    replicates: Vector
+    n_images: int
+    n_views: int
+    n_features: int
+
+    @property
+    def n_folds(self) -> int:
+        """G."""
+        return len(self.replicates)
+
+    def value_at(self, merit: Any) -> Any:
+        """Value of the criterion where the merit is this: float, or array of them."""
+        if self.criterion.name == "icr":
+            return 1.0 / (1.0 + np.exp(merit) - 1.0 / self.n_views)
+        return merit
+
+
+def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, regularization: float = 0.0) -> Reading:
+    """Read a criterion off the moments of one layer at one level.
+
+    Parameters
+    ----------
+    moments : Moments
+        With leading axis "fold".
+    criterion : {"icr", "information"}
+        ICR is the cross-fitted one; information is by method "elliptical".
+    confidence : float
+        Of the interval.
+    regularization : float
+        tau as a share of Tr(Sigma_xi)/d.
+
+    Returns
+    -------
+    Reading
+
+    Raises
+    ------
+    NotEnoughDataError
+        No folds, or too few images outside a fold.
+    DegenerateFeaturesError, IllConditionedError
+        Constant features, no residual; a singular covariance.
+    """
+    chosen = criterion_of(criterion)
+    found: Any
+    if criterion == "icr":
+        # The check of the moments' precision is the model's.
+        ResidualModel(moments.total, regularization).error_bound(moments.products)
+        found = crossfit(moments, regularization)
+        value, merit, replicates = found.icr, float(np.log(found.q)), found.log_q
+    else:
+        found = information(moments, "elliptical", regularization)
+        value, merit, replicates = found.value, found.value, found.replicates
+    low, high = found.interval(confidence)
+    return Reading(
+        chosen, value, low, high, merit, np.asarray(replicates), int(moments.n_images.sum()), moments.n_views,
+        moments.n_features,
+    )  # fmt: skip
+
+
+def merits(readings: Sequence[Reading]) -> tuple[Vector, Vector]:
+    """Merit of each reading, (n,), and merit without each fold, (n, n_folds)."""
+    return np.array([r.merit for r in readings]), np.stack([r.replicates for r in readings])
+
+
+def difference_error(a: Vector, b: Vector) -> float:
+    """Standard error of the difference of two merits from their paired replicates."""
+    return jackknife_error(b - a)
