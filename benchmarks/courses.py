@@ -7,7 +7,7 @@
 Each course is one network, trained from scratch by :func:`icrkit_extractors.models.denoiser.train` on some images of
 one data set; its averaged weights are kept at 20 steps a factor 1.25 apart. Digits are scikit-learn's, Fashion-MNIST
 is Debian's package ``dataset-fashion-mnist`` (``--data`` names its folder). The images that train the network, and
-those held out, are drawn by the course's seed. Features are of 500 held-out images in 8 views. Needs the ``torch``
+those held out, are drawn by the course's seed. Features are of 500 held-out images in 4 views. Needs the ``torch``
 extra.
 """
 
@@ -33,8 +33,9 @@ from icrkit_extractors.models.denoiser import SmallUNet, edm_loss, train
 N_CHECKPOINTS, FACTOR = 20, 1.25
 N_HELD_OUT = 500
 SIGMAS = (0.1, 0.3, 0.6)
-N_LOSS_DRAWS = 8
+N_LOSS_DRAWS = 4
 N_SAMPLES = 256
+N_VIEWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,7 @@ def train_courses(data: str, out: Path, only: str, threads: int) -> None:
         (folder / "done").touch()
         click.echo(f"{course.name}: {time.perf_counter() - begun:.0f} s")
 
+
 @main.command("measure")
 @click.option("--data", default="/usr/share/datasets/fashion-mnist", help="Folder of the idx files, or 'openml'.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
@@ -157,11 +159,11 @@ def measure_courses(data: str, out: Path, only: str, threads: int) -> None:
             net = network(course, step, folder)
             source = TorchSource(net, layers=["mid", f"dec.{full}_block0"])
             extract(
-                source, held_out, SIGMAS, noise=noise.EDM(), views=view, n_views=8, attrs={"step": step},
+                source, held_out, SIGMAS, noise=noise.EDM(), views=view, n_views=N_VIEWS, attrs={"step": step},
                 out=folder / f"step-{step:08d}.cube", progress=False,
             )  # fmt: skip
             held_out_loss, *by_sigma = losses(net, held_out, SIGMAS)
-            generated = sample(net, N_SAMPLES, seed=0)
+            generated = sample(net, N_SAMPLES, shape=training.shape[1:])
             rows.append(
                 {
                     "step": step,

@@ -70,7 +70,16 @@ from icrkit.metrics import (
     uniformity,
 )
 from icrkit.moments import Moments
-from icrkit.readings import SemanticWindow, compare, rank_correlation
+from icrkit.readings import (
+    ICRMonitor,
+    SemanticWindow,
+    TrainingCourse,
+    compare,
+    paired_difference,
+    rank_correlation,
+    sample_size,
+    sample_size_curve,
+)
 from icrkit.select import MeanViews, PerView, SelectLevel
 
 __version__ = "0.1.0"
@@ -89,6 +98,7 @@ __all__ = [
     "FrechetDistance",
     "Gram",
     "ICREstimator",
+    "ICRMonitor",
     "InvariantInformation",
     "KNNProbe",
     "KernelDistance",
@@ -109,6 +119,7 @@ __all__ = [
     "Silhouette",
     "StableRank",
     "TraceRatio",
+    "TrainingCourse",
     "alignment",
     "alpha_req",
     "auth_pct",
@@ -139,11 +150,14 @@ __all__ = [
     "nearest_ratio",
     "neighbor_retrieval",
     "open_cube",
+    "paired_difference",
     "participation_ratio",
     "plot",
     "rank_correlation",
     "rankme",
     "residual_covariance",
+    "sample_size",
+    "sample_size_curve",
     "silhouette",
     "stable_rank",
     "trace_ratio",

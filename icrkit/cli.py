@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import click
 
 from icrkit import __version__
 from icrkit import io as cube_io
-from icrkit.exceptions import CubeIncompleteError
+from icrkit.exceptions import CubeFormatError, CubeIncompleteError
 
 __all__ = ["main"]
 
@@ -87,27 +86,57 @@ def main(debug: bool) -> None:
 
 
 @main.command()
+@click.option("--train", is_flag=True, help="Train a network, and watch its features turn.")
 @click.option(
-    "--out", default="icrkit-demo", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
+    "--out", show_default="icrkit-demo, or icrkit-demo-train", type=click.Path(file_okay=False), help="Folder to write."
 )
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def demo(out: str, quiet: bool, as_json: bool) -> None:
-    """The whole way on 3,000 real images, in about a minute.
+def demo(train: bool, out: str | None, quiet: bool, as_json: bool) -> None:
+    """The whole way on real images, in about a minute.
 
-    Runs a small diffusion model that comes along at 12 noise levels, finds the level with the cleanest features
-    without labels, checks it against the accuracy of a probe with few, and writes a figure and a page. Run again into
-    the same folder, it goes on from the features that are there.
+    Runs a small diffusion model that comes along at 12 noise levels on 3,000 images, finds the level with the cleanest
+    features without labels, checks it against the accuracy of a probe with few, and writes a figure and a page. Run
+    again into the same folder, it goes on from the features that are there.
+
+    With --train it trains another on 128 digits until it copies them, reads features of held-out digits on the way,
+    without labels and without samples, and says when to stop; copies and held-out loss are shown beside that. It needs
+    torch.
     """
+    if train:
+        _training_demo(out, quiet, as_json)
+        return
     from icrkit.demo import run_demo
 
-    result = run_demo(out, progress=not quiet)
+    result = run_demo(out or "icrkit-demo", progress=not quiet)
     if as_json:
         click.echo(result.sweep.to_json())
         return
-    _print_sweep(result.sweep)
+    _print_result(result.sweep)
+    _print_files(result.files)
+
+
+def _training_demo(out: str | None, quiet: bool, as_json: bool) -> None:
+    from icrkit.demo_training import run_training_demo
+
+    try:
+        result = run_training_demo(out or "icrkit-demo-train", progress=not quiet)
+    except KeyboardInterrupt:
+        # Unlike the other demo it begins anew.
+        click.echo("\nicrkit: interrupted", err=True)
+        raise SystemExit(130) from None
+    if as_json:
+        click.echo(result.course.to_json())
+        return
+    _print_result(result.course)
+    for note in result.notes:
+        click.echo(note)
+    _print_files(result.files)
+
+
+def _print_files(files: Mapping[str, Path]) -> None:
     click.echo()
-    for name, path in result.files.items():
+    for name, path in files.items():
         click.echo(f"{name:8}{path}")
 
 
@@ -169,17 +198,28 @@ def pack(path: str, out: str) -> None:
 @main.command()
 @click.argument("path", type=click.Path())
 @click.option("--layer", help="Sweep this layer only.")
+@click.option(
+    "--criterion",
+    type=click.Choice(["icr", "information"]),
+    default="icr",
+    show_default=True,
+    help="What levels are ranked by.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the curve: .png, .svg or .pdf.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def sweep(path: str, layer: str | None, plot: str | None, report: str | None, as_json: bool) -> None:
-    """ICR at every noise level of the cube at PATH, and the semantic window.
+def sweep(
+    path: str, layer: str | None, criterion: str, plot: str | None, report: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """ICR and invariant information at every noise level of the cube at PATH, and the semantic window.
 
-    Levels outside the noise that the network was trained on, where the cube records it, are shown and not chosen.
+    Layers are compared by information. Levels outside the noise that the network was trained on, where the cube records
+    it, are shown and not chosen.
     """
     from icrkit.report import Sweep, write_report
 
-    result = Sweep.of(cube_io.open_cube(path), layer)
+    _check_targets({plot: _FIGURES, report: _PAGES})
+    result = Sweep.of(cube_io.open_cube(path), layer, criterion)
     if plot is not None:
         result.save_figure(plot)
     if report is not None:
@@ -187,10 +227,74 @@ def sweep(path: str, layer: str | None, plot: str | None, report: str | None, as
     if as_json:
         click.echo(result.to_json())
         return
-    _print_sweep(result)
+    _print_result(result)
 
 
-def _print_sweep(result: Any) -> None:
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--criterion",
+    type=click.Choice(["information", "icr"]),
+    default="information",
+    show_default=True,
+    help="What the turn is called on.",
+)
+@click.option("--layer", help="Layer that it is called on; by default the one with the most information.")
+@click.option("--sigma", type=float, help="Noise level that it is called on; by default the middle of training's.")
+@click.option("--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step have no say.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write the course: .png, .svg or .pdf.")
+@click.option("--expansion", type=click.Path(dir_okay=False), help="Write both traces over the steps: .png, ...")
+@click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def course(
+    paths: tuple[str, ...],
+    plot: str | None,
+    expansion: str | None,
+    report: str | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Information and ICR over the checkpoints at PATHS, and whether they have turned.
+
+    PATHS are cubes of one training, of the same images under the same draws, or folders of them, as `icrkit extract`
+    writes for several checkpoints. They are sorted by the step that each records. All layers and levels are read; one
+    reading is not the network, and ICR alone may turn while a network still improves.
+    """
+    from icrkit.report import Course, write_report
+
+    _check_targets({plot: _FIGURES, expansion: _FIGURES, report: _PAGES})
+    result = Course.of(_checkpoints(paths), progress=not quiet and sys.stderr.isatty(), **options)
+    if plot is not None:
+        result.save_figure(plot)
+    if expansion is not None:
+        result.save_figure(expansion, expansion=True)
+    if report is not None:
+        write_report(result, report)
+    if as_json:
+        click.echo(result.to_json())
+        return
+    _print_result(result)
+
+
+def _checkpoints(paths: Iterable[str]) -> list[Any]:
+    """Cubes by their step."""
+    cubes = []
+    for path in map(Path, paths):
+        # A store is a folder too.
+        inside = [] if (path / "cube.json").exists() else sorted(path.glob("step-*"))
+        inside = [one for one in inside if one.suffix in (".cube", ".h5", ".nc", ".zarr")]
+        for one in inside or [path]:
+            cube = cube_io.open_cube(one)
+            if cube.step is None:
+                raise CubeFormatError(f"{one} does not record its training step, attrs['step']: extract with --step")
+            cubes.append(cube)
+    return sorted(cubes, key=lambda cube: cube.step)
+
+
+def _print_result(result: Any) -> None:
+    """Table, headline and sentences of a sweep or a course."""
     click.echo(result.to_text())
     click.echo(f"\n{result.headline}.")
     for sentence in result.sentences:
@@ -252,8 +356,7 @@ def compare(
     Differences in ICR are tested where cubes hold the same images; levels outside the noise that a network was trained
     on, where its cube records it, are shown in brackets and take no part in the rank correlation.
     """
-    for target in filter(None, (csv, plot, curves)):
-        _check_target(target)  # before the work, not after it
+    _check_targets({csv: (".csv",), plot: _FIGURES, curves: _FIGURES})
     table = _table(paths, **options)
     ranks = None if rank_by is None else _ranks(table, rank_by)
     if csv is not None:
@@ -312,13 +415,6 @@ def memorization(
 
 
 def _feature_set(path: str, layer: str | None, sigma: float | None) -> Any:
-    import numpy as np
-
-    if Path(path).suffix == ".npy":
-        with contextlib.suppress(ValueError, EOFError):  # open_cube says what is wrong with it
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            if rows.ndim == 2:
-                return rows
     return cube_io.open_cube(path).select(layer=layer, sigma=sigma)
 
 
@@ -348,12 +444,20 @@ def _ranks(table: Any, column: str) -> Any:
     return ranks
 
 
-def _check_target(path: str) -> None:
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(2, "there is no such folder", str(folder))
-    if Path(path).suffix.lower() not in (".csv", ".png", ".svg", ".pdf"):
-        raise click.UsageError(f"{path}: wanted .csv for the table, and .png, .svg or .pdf for a figure")
+_FIGURES = (".png", ".svg", ".pdf")
+_PAGES = (".html", ".htm")
+
+
+def _check_targets(targets: Mapping[str | None, Sequence[str]]) -> None:
+    """Refuse files that cannot be written, by folder or ending, before the work and not after it."""
+    for path, endings in targets.items():
+        if path is None:
+            continue
+        folder = Path(path).resolve().parent
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "there is no such folder", str(folder))
+        if Path(path).suffix.lower() not in endings:
+            raise click.UsageError(f"{path}: wanted a name that ends in {', '.join(endings)}")
 
 
 def _draw(table: Any, plot: str | None, curves: str | None) -> None:

@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from icrkit.cube import Cube, from_arrays
 from icrkit.io import open_cube
 
-__all__ = ["ImageSet", "data_path", "load_fashion_cube", "load_fashion_images", "make_cube", "make_heavy_cube"]
+__all__ = [
+    "ImageSet",
+    "data_path",
+    "load_digits_course",
+    "load_fashion_cube",
+    "load_fashion_images",
+    "make_cube",
+    "make_heavy_cube",
+]
 
 
 def make_cube(
@@ -144,7 +152,8 @@ def data_path(name: str) -> Path:
     ----------
     name : str
         "fashion_images.npz", "fashion_cube.h5", "fashion_denoiser.onnx" (the example network), "fashion_denoiser.npz"
-        (its weights for torch), "fashion_ddpm" (a diffusers pipeline) or "NOTICE".
+        (its weights for torch), "fashion_ddpm" (a diffusers pipeline), "digits_course" (a cube a checkpoint) or
+        "NOTICE".
 
     Returns
     -------
@@ -205,3 +214,36 @@ def load_fashion_cube() -> Cube:
     (500, 2, 12, 64)
     """
     return open_cube(data_path("fashion_cube.h5"))
+
+
+def load_digits_course() -> list[tuple[int, Cube]]:
+    """Features of a network that learns 128 digits and begins to copy them: 256 held-out digits, 8 views, 12 steps.
+
+    Returns
+    -------
+    list of (step, Cube)
+        In the order of training, as :class:`icrkit.TrainingCourse` takes them: layer "dec.8x8_block0" (32 features,
+        float16, mean-pooled) at noise level 0.3; labels; the same images and draws at every step. Attributes of each
+        cube: ``held_out_loss``, ``training_loss``, ``nearest_ratio``, the share of generated images that are copies,
+        and ``near_copies``, the share nearer to a training image than 99 of 100 digits that were never seen.
+
+    Notes
+    -----
+    Part of what ``icrkit demo --train`` reads on its way, made by ``benchmarks/make_digits_course.py``.
+
+    References
+    ----------
+    Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, CC BY 4.0; the
+    part that comes with scikit-learn.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> course = ik.datasets.load_digits_course()
+    >>> [step for step, cube in course]
+    [52, 64, 81, 101, 126, 157, 197, 246, 307, 384, 480, 600]
+    >>> course[0][1].shape
+    (256, 8, 1, 32)
+    """
+    cubes = (open_cube(path) for path in sorted(data_path("digits_course").glob("step-*.h5")))
+    return [(int(cube.attrs["step"]), cube) for cube in cubes]

@@ -128,8 +128,9 @@ def test_no_such_path(command: str, tmp_path: Path) -> None:
 
 def test_bad_data_is_one_line(store: Path, tmp_path: Path) -> None:
     assert_one_line(icrkit("sweep", store, "--layer", "down"), "no layer 'down'", "mid, up")
-    assert_one_line(icrkit("sweep", store, "--plot", tmp_path / "a.xyz"), "xyz")
-    assert_one_line(icrkit("sweep", store, "--plot", tmp_path / "no" / "such" / "a.png"), "a.png", "No such file")
+    assert_one_line(icrkit("sweep", store, "--plot", tmp_path / "no" / "such" / "a.png"), "such", "no such folder")
+    result = icrkit("sweep", store, "--plot", tmp_path / "a.xyz")
+    assert result.exit_code == 2 and "a.xyz: wanted a name that ends in .png" in result.stderr
 
 
 def test_debug_shows_the_traceback(store: Path) -> None:

@@ -158,7 +158,8 @@ def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path
     missing = tmp_path / "no" / "such" / "t.csv"
     assert_one_line(icrkit("compare", store, "--csv", missing), "no such folder")
     result = icrkit("compare", store, "--plot", tmp_path / "t.xyz")
-    assert result.exit_code == 2 and "wanted .csv for the table" in result.stderr
+    assert result.exit_code == 2 and "t.xyz: wanted a name that ends in .png" in result.stderr
+    assert icrkit("compare", store, "--csv", tmp_path / "t.png").exit_code == 2
 
 
 def test_compare_says_what_is_wrong_in_one_line(store):

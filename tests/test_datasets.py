@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import icrkit as ik
 from icrkit.datasets import make_cube, make_heavy_cube
+from icrkit.demo_training import CALLED_LAYER, CALLED_SIGMA, checkpoint_steps, digits_split
 from icrkit.metrics._crossfit import crossfit
 from icrkit.moments import Moments
+from icrkit.readings._course import TrainingCourse
+from icrkit.readings._pairing import check_same_draws
+
+TABLE = Path(__file__).parents[1] / "benchmarks" / "results" / "digits_course.csv"
 
 
 def parts_of(cube: ik.Cube) -> tuple[np.ndarray, np.ndarray]:
@@ -107,3 +115,45 @@ def test_another_number_of_levels():
 def test_an_unknown_split():
     with pytest.raises(ValueError, match="subset must be 'train' or 'test', not 'valid'"):
         ik.datasets.load_fashion_images("valid")
+
+
+def test_the_digits_course_is_part_of_what_the_demo_reads():
+    course, split = ik.datasets.load_digits_course(), digits_split()
+    assert tuple(step for step, _ in course) == checkpoint_steps()
+    for step, cube in course:
+        assert cube.step == step and cube.layers == (CALLED_LAYER,) and cube.sigmas.tolist() == [CALLED_SIGMA]
+        assert cube.shape == (256, 8, 1, 32) and cube[CALLED_LAYER].dtype == np.float16
+        assert cube.image_ids.tolist() == split.ids[:256]
+        np.testing.assert_array_equal(cube.labels, split.labels[:256])
+        assert cube.attrs["noise"]["trained_range"] and cube.attrs["n_training_images"] == 128
+        assert 0 <= cube.attrs["nearest_ratio"] <= cube.attrs["near_copies"] <= 1
+    check_same_draws([cube for _, cube in course], [str(step) for step, _ in course])
+    assert len({cube.attrs["weights_sha256"] for _, cube in course}) == len(course)
+    files = list(ik.datasets.data_path("digits_course").iterdir())
+    assert len(files) == len(course) and sum(path.stat().st_size for path in files) < 2_000_000
+
+
+def test_the_digits_course_turns_as_its_table_says():
+    with TABLE.open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["seed"], row["n_images"]) == ("0", "256")]
+    course = ik.datasets.load_digits_course()
+    for criterion in ("information", "icr"):
+        fitted = TrainingCourse(criterion).fit(course)
+        curve = fitted.curve_[criterion].to_numpy().ravel()
+        np.testing.assert_allclose(curve, [float(row[criterion]) for row in rows], atol=6e-5)
+        assert str(fitted.best_step_) == rows[0][f"{criterion}_best_step"]
+        assert str(fitted.turned_at_) == rows[0][f"{criterion}_turned_at"]
+    for (_, cube), row in zip(course, rows, strict=True):
+        for name, column in (("held_out_loss",) * 2, ("near_copies",) * 2, ("nearest_ratio", "copies")):
+            assert cube.attrs[name] == pytest.approx(float(row[column]), abs=6e-5)
+
+
+def test_the_digits_course_turns_while_nothing_is_copied():
+    course = ik.datasets.load_digits_course()
+    fitted = TrainingCourse().fit(course)
+    loss = {step: cube.attrs["held_out_loss"] for step, cube in course}
+    copies = {step: cube.attrs["nearest_ratio"] for step, cube in course}
+    lowest = min(loss, key=loss.get)
+    assert fitted.turned_ and fitted.best_step_ <= lowest < fitted.turned_at_ < max(loss)
+    assert max(share for step, share in copies.items() if step <= fitted.turned_at_) == 0
+    assert loss[max(loss)] > 1.3 * loss[lowest]

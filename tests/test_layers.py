@@ -43,6 +43,9 @@ HEAVY = {
     "diffusers",
     "transformers",
     "timm",
+    "accelerate",
+    "lightning",
+    "pytorch_lightning",
     "onnxruntime",
     "onnx",
     "dask",
@@ -188,7 +191,6 @@ HELD_ELSEWHERE = {
     "icrkit/_contract.py",  # cube.py
     "icrkit/_rows.py",  # cube.py
     "icrkit/metrics/_base.py",  # test_common.py, and every metric
-    "extractors/icrkit_extractors/models/denoiser.py",  # test_onnx.py runs it
 }
 
 

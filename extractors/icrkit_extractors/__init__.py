@@ -1,6 +1,6 @@
 """Features of frozen networks: images and a network in, a cube out."""
 
-from icrkit_extractors import images, latents, models, noise, views
+from icrkit_extractors import images, latents, models, noise, training, views
 from icrkit_extractors._onnx import OnnxSource
 from icrkit_extractors._pool import Pool
 from icrkit_extractors._torch import TorchSource
@@ -19,5 +19,6 @@ __all__ = [
     "latents",
     "models",
     "noise",
+    "training",
     "views",
 ]

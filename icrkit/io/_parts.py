@@ -24,7 +24,8 @@ _HASH_PIECE = 2 << 20
 # Between wanted images, reading on is cheaper than another call up to about this many bytes.
 _GAP_BYTES = 64 << 10
 _PIECE_BYTES = 4 << 20
-_OPEN_FILES = 4
+# A pass over ranges of features comes back to each part once a range.
+_OPEN_FILES = 64
 
 _verified: set[tuple[Identity, str]] = set()
 _files: OrderedDict[Identity, h5py.File] = OrderedDict()
@@ -118,19 +119,33 @@ def read_part(
         part.check_digest()
     else:
         part.check_size()
+    view_box, view_pick = _box(views, layout.n_views)
+    box, pick = _box(features, layout.layers[layer])
     with _files_lock:
         variable = _variable(part, layout, layer)
-        if views is None and features is None and bool(np.all(np.diff(rows) == 1)):
+        as_stored = view_pick is None and pick is None
+        if as_stored and bool(np.all(np.diff(rows) == 1)):
             first = int(rows[0])
             # Of the same rank as in the file, or HDF5 goes through the selection element by element: ten times slower.
-            variable.read_direct(out[:, :, np.newaxis], np.s_[first : first + len(rows), :, level : level + 1, :])
+            selection = np.s_[first : first + len(rows), view_box, level : level + 1, box]
+            variable.read_direct(out[:, :, np.newaxis], selection)
             return
-        for begin, end in _runs(rows, layout.image_bytes // len(layout.sigmas)):
+        row_bytes = (view_box.stop - view_box.start) * (box.stop - box.start) * variable.dtype.itemsize
+        for begin, end in _runs(rows, row_bytes):
             first, last = int(rows[begin]), int(rows[end - 1])
-            span = variable[first : last + 1, :, level : level + 1, :][rows[begin:end] - first, :, 0]
-            if views is not None:
-                span = span[:, views]
-            out[begin:end] = span if features is None else span[:, :, features]
+            span = variable[first : last + 1, view_box, level : level + 1, box][rows[begin:end] - first, :, 0]
+            if view_pick is not None:
+                span = span[:, view_pick]
+            out[begin:end] = span if pick is None else span[:, :, pick]
+
+
+def _box(chosen: NDArray[np.intp] | None, size: int) -> tuple[slice, NDArray[np.intp] | None]:
+    """The stretch of an axis that holds all that is chosen, and where in it that lies; None where it is all of it."""
+    if chosen is None or not len(chosen):
+        return slice(0, size), chosen
+    first, last = int(chosen.min()), int(chosen.max())
+    whole = len(chosen) == last - first + 1 and bool(np.all(np.diff(chosen) == 1))
+    return slice(first, last + 1), None if whole else chosen - first
 
 
 def _runs(rows: NDArray[np.intp], row_bytes: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Arrays saved by numpy, torch and safetensors, as cubes."""
+"""Arrays saved by numpy, torch and safetensors, as cubes; a two-dimensional one holds one image a row, of one view."""
 
 from __future__ import annotations
 
@@ -111,6 +111,8 @@ def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise CubeFormatError(f"{path}: layer {name!r} holds {array.dtype}; wanted float32, float64 or float16")
+        if array.ndim == 2:
+            arrays[name] = array[:, np.newaxis]
     cube = from_arrays(arrays, **known)
     data = cube.to_xarray()
     data.encoding["source"] = str(path)

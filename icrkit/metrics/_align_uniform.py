@@ -6,6 +6,7 @@ Hypersphere", arXiv 2005.10242, section 4.1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -58,12 +59,21 @@ def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float
     features = as_features(X, normalize=normalize)
     n, v, _ = features.shape
     total = 0.0
-    for _, block in features.blocks():
-        for a in range(v):
-            for b in range(a + 1, v):
-                squared = np.square(block[:, a] - block[:, b], dtype=np.float64).sum(axis=-1)
-                total += float((squared if alpha == 2 else squared ** (alpha / 2)).sum())
-    return _finite(total / (n * v * (v - 1) / 2), features)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+        for _, block in features.blocks():
+            for a in range(v):
+                for b in range(a + 1, v):
+                    total += float(_powers(block[:, a] - block[:, b], alpha).sum())
+        return _finite(total / (n * v * (v - 1) / 2), features)
+
+
+def _powers(rows: Rows, alpha: float) -> NDArray[np.float64]:
+    """Length of each row to the power alpha; squares are taken of the row in units of its largest entry."""
+    # Units are powers of two, which change no digits.
+    exponent = np.frexp(np.abs(rows).max(axis=-1))[1].clip(-1000, 1000)
+    unit = np.ldexp(1.0, exponent)
+    squared = np.square(rows / unit[:, None]).sum(axis=-1)
+    return np.asarray((squared if alpha == 2 else squared ** (alpha / 2)) * unit**alpha)
 
 
 def uniformity(
@@ -85,7 +95,7 @@ def uniformity(
     over_views : {"mean", "pooled"}
         The mean of the per-view values (the authors' use), or all views together, without pairs of one image.
     block_size : int
-        Rows in a block of the distance matrix, of which no more is ever held.
+        Rows in a block of the distance matrix, 8 times as many columns, of which no more is ever held.
 
     Returns
     -------
@@ -99,7 +109,9 @@ def uniformity(
 
     Notes
     -----
-    Products have the precision of the features. Cost: N^2 d flops a view (each pair once), V times that pooled.
+    Products and exponentials have the precision of the features, sums over blocks float64: float32 features of unit
+    length gave values right to 1e-7. Where features lie so far apart that potentials leave the range of their type, all
+    is float64. Cost: N^2 d flops a view (each pair once) and N^2/2 exponentials, V times that pooled.
 
     References
     ----------
@@ -116,47 +128,97 @@ def uniformity(
     if over_views not in ("mean", "pooled"):
         raise ValueError(f"over_views must be 'mean' or 'pooled', not {over_views!r}")
     features = as_features(X, normalize=normalize, min_views=1)
-    n, v, _ = features.shape
+    n, v, d = features.shape
     block = features.read()
-    # The distances do not depend on the origin, and rounding is least around the mean.
-    block = block - block.mean(axis=(0, 1))
-    if over_views == "mean":
-        logs = [_log_mean_potential(np.ascontiguousarray(block[:, a]), None, t, block_size) for a in range(v)]
-        return _finite(float(np.mean(logs)), features)
-    images = np.repeat(np.arange(n), v)
-    return _finite(_log_mean_potential(block.reshape(n * v, -1), images, t, block_size), features)
+    # The distances do not depend on the origin, and rounding is least around the mean. In units of 1/sqrt(2t) the
+    # exponent of the potential is <x, y> - |x|^2/2 - |y|^2/2.
+    pooled = over_views == "pooled"
+    scaled = np.empty((1, n * v, d) if pooled else (v, n, d), dtype=block.dtype)
+    by_view = scaled.reshape(n, v, d).swapaxes(0, 1) if pooled else scaled
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+        centre = block.mean(axis=(0, 1), dtype=np.float64)
+        for a, rows in enumerate(by_view):
+            np.subtract(block[:, a], centre, out=rows, casting="same_kind")
+            np.multiply(rows, np.sqrt(2.0 * t), out=rows, dtype=np.float64, casting="same_kind")
+        logs = [_log_mean_potential(rows, v if pooled else 1, block_size) for rows in scaled]
+    return _finite(float(np.mean(logs)), features)
 
 
-def _log_mean_potential(rows: Rows, images: NDArray[np.int64] | None, t: float, block_size: int) -> float:
-    """log mean of exp(-t d^2) over pairs of rows; rows of one image are not paired where ``images`` is given."""
-    squares = np.square(rows, dtype=np.float64).sum(axis=1)
-    if not squares.max() < 1e30:
-        rows = rows.astype(np.float64)  # products would leave float32's range
-    n, per_image = len(rows), 1 if images is None else int(np.bincount(images)[0])
-    n_pairs = n * (n - per_image)
+# Half the greatest square of a row up to which no potential, and no factor of one, leaves the range of the type.
+_NEAR = {"float32": 20.0, "float64": 150.0}
+_WIDE = 8  # columns of a block of products to its rows
+
+
+def _log_mean_potential(rows: Rows, per_image: int, block_size: int) -> float:
+    """log mean of exp(-d^2/2) over pairs of rows of different images, each of ``per_image`` rows side by side."""
+    halves = np.einsum("nd,nd->n", rows, rows, dtype=np.float64) / 2
+    farthest = float(halves.max())
+    if not np.isfinite(farthest):
+        return float("nan")
+    step = max(1, block_size // per_image) * per_image
+    near = farthest <= _NEAR[rows.dtype.name]
+    log_sum = _log_sum_near(rows, halves, per_image, step) if near else _log_sum_far(rows, halves, per_image, step)
+    n_pairs = len(rows) * (len(rows) - per_image) / 2
+    return min(log_sum - float(np.log(n_pairs)), 0.0)  # rounding of coincident rows
+
+
+def _log_sum_near(rows: Rows, halves: NDArray[np.float64], per_image: int, step: int) -> float:
+    """log of the sum of exp(-|x|^2/2) exp(<x, y>) exp(-|y|^2/2) over pairs: the outer factors are taken apart."""
+    weights = np.exp(-halves)
+    inner = weights.astype(rows.dtype, copy=False)
+    total = 0.0
+    for here, there, products in _blocks_of_products(rows, step):
+        np.exp(products, out=products)
+        if here.start == there.start:
+            square = products[:, : len(products)]
+            square *= 0.5  # it holds both orders of a pair
+            _own(square, per_image, 0.0)
+        total += float(weights[here] @ (products @ inner[there]).astype(np.float64))
+    return float(np.log(total))
+
+
+def _log_sum_far(rows: Rows, halves: NDArray[np.float64], per_image: int, step: int) -> float:
+    """The same where potentials may all underflow: about the greatest exponent seen so far, in float64."""
     largest, total = -np.inf, 0.0
-    for a in range(0, len(rows), block_size):
-        here = slice(a, a + block_size)
-        for b in range(a, len(rows), block_size):
-            there = slice(b, b + block_size)
-            exponent = rows[here] @ rows[there].T
-            exponent = 2.0 * t * exponent.astype(np.float64, copy=False)
-            exponent -= t * squares[here, None]
-            exponent -= t * squares[None, there]
-            np.minimum(exponent, 0.0, out=exponent)  # rounding of coincident rows
-            if images is not None:
-                exponent[images[here, None] == images[None, there]] = -np.inf
-            weight = 2 if b > a else 1  # off-diagonal blocks stand for both orders
-            if images is None and a == b:
-                np.fill_diagonal(exponent, -np.inf)
-            # A running maximum keeps far-apart rows from underflowing to log 0.
-            peak = float(exponent.max())
-            if peak > largest:
-                total, largest = total * float(np.exp(largest - peak)), peak
-            if np.isfinite(largest):
-                np.exp(exponent - largest, out=exponent)
-                total += weight * float(exponent.sum())
-    return largest + float(np.log(total / n_pairs))
+    for here, there, exponent in _blocks_of_products(rows.astype(np.float64, copy=False), step):
+        exponent -= halves[here, None]
+        exponent -= halves[None, there]
+        if here.start == there.start:
+            square = exponent[:, : len(exponent)]
+            square -= np.log(2.0)
+            _own(square, per_image, -np.inf)
+        peak = float(exponent.max())
+        if peak > largest:
+            total, largest = total * float(np.exp(largest - peak)), peak
+        if np.isfinite(largest):
+            exponent -= largest
+            np.exp(exponent, out=exponent)
+            total += float(exponent.sum())
+    return largest + float(np.log(total))
+
+
+def _blocks_of_products(rows: Rows, step: int) -> Iterator[tuple[slice, slice, Rows]]:
+    """(rows here, rows there, their products) for each pair of rows once, but in squares on the diagonal, twice.
+
+    In one buffer, and few: each call of BLAS waits for all of its threads.
+    """
+    n, wide = len(rows), _WIDE * step
+    buffer = np.empty(min(step, n) * min(wide, n), dtype=rows.dtype)
+    for start in range(0, n, step):
+        here = slice(start, min(start + step, n))
+        for first in range(start, n, wide):
+            there = slice(first, min(first + wide, n))
+            shape = here.stop - here.start, there.stop - there.start
+            products = buffer[: shape[0] * shape[1]].reshape(shape)
+            np.matmul(rows[here], rows[there].T, out=products)
+            yield here, there, products
+
+
+def _own(square: Rows, per_image: int, value: float) -> None:
+    """Set the pairs of one image in a square on the diagonal."""
+    for a in range(per_image):
+        for b in range(per_image):
+            np.fill_diagonal(square[a::per_image, b::per_image], value)
 
 
 def _finite(value: float, features: Features) -> float:
@@ -182,7 +244,7 @@ class AlignUniform(FeatureTransformer):
     n_views : int
         Consecutive rows to an image, for 2-D X without groups.
     block_size : int
-        Rows in a block of the distance matrix.
+        Rows in a block of the distance matrix, 8 times as many columns.
 
     Attributes
     ----------

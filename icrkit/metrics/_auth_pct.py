@@ -52,7 +52,7 @@ def auth_pct(generated: Any, training: Any, views: str | int = 0) -> float:
     NonFiniteError
         NaN or infinity among the features, or their range overflows.
     NotEnoughDataError
-        Fewer than two images in a set.
+        Fewer than two training images, or no generated one.
     ValueError
         There is no view of that number.
 
@@ -81,7 +81,7 @@ def auth_pct(generated: Any, training: Any, views: str | int = 0) -> float:
     >>> ik.auth_pct([[0.1], [5.0], [9.0]], training=[[0.0], [1.0], [4.5]])
     0.3333333333333333
     """
-    return float(_against(_training(row_features(training), views), row_features(generated))["auth_pct"])
+    return float(_against(_training(row_features(training), views), row_features(generated, min_images=1))["auth_pct"])
 
 
 def _training(features: Features, views: str | int) -> _Training:
@@ -138,6 +138,7 @@ class AuthPct(Comparison):
     """
 
     quantity = "auth_pct"
+    least_images = 1
     greater_is_better = True
 
     def __init__(self, *, views: str | int = 0) -> None:

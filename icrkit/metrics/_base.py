@@ -14,13 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._set_output import _wrap_data_with_container
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from icrkit._features import Features, as_features, check_views, labelled_like
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError, IllConditionedError
+from icrkit.exceptions import CubeFormatError, IllConditionedError, NotEnoughDataError
+from icrkit.metrics._classes import checked_labels
 from icrkit.metrics._decomposition import check_residual, enough_images
 from icrkit.moments import Moments
 
@@ -46,6 +47,15 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
         if groups is None and len(X) < 2 * (n_views or 2):
             raise ValueError(f"n_samples={len(X)} rows are fewer than two images of n_views={n_views} rows")
         return as_features(X, n_views=n_views, groups=groups, normalize=normalize, min_views=min_views)
+
+    def _row_features(self, X: Any, *, reset: bool, min_images: int = 2) -> Features:
+        """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
+        if is_table(X):
+            X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=min_images)
+            return Features(X[:, None], np.arange(len(X)))
+        features = as_features(X, min_views=1, min_images=min_images)
+        self._check_n_features_of(features.shape[2], reset=reset)
+        return features
 
     def _check_n_features_of(self, n_features: int, *, reset: bool) -> None:
         # The wording is scikit-learn's, for 3-D input that its own check does not take.
@@ -101,7 +111,92 @@ class FeatureTransformer(
         raise NotImplementedError
 
 
-class MomentsEstimator(FeatureTransformer):
+class FromMoments(CubeEstimator):
+    """What may be read off moments: of features, of a stream of them, or made before.
+
+    Subclasses for which moments suffice say so in `takes_moments`, and define ``_finish(moments) -> self``, which sets
+    `moments_` and every result.
+    """
+
+    takes_moments: ClassVar[bool] = False
+    least_images: ClassVar[int] = 2  # of a set that comes after the fit
+    moments_: Moments
+
+    @available_if(lambda self: self.takes_moments)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Add images to those of the fit before; products in float64.
+
+        Until there are enough images, nothing but ``moments_`` is set. Where the fit fails all the same, the images
+        have been added.
+
+        Parameters
+        ----------
+        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        return self._add(X)
+
+    @available_if(lambda self: self.takes_moments)  # type: ignore[untyped-decorator]
+    def from_moments(self, moments: Moments) -> Self:
+        """Fit to moments made before: of another machine, of merged shards, of a training loop.
+
+        Parameters
+        ----------
+        moments : Moments
+            Of one level.
+
+        Returns
+        -------
+        self
+        """
+        self._check_moments(moments, reset=True)
+        return self._finish(self._own_moments(moments))
+
+    def _add(self, X: Any, groups: Any = None) -> Self:
+        """Add the images of X to `moments_`, and finish."""
+        first = not hasattr(self, "moments_")
+        features = self._read(X, groups, reset=first)
+        if not first and np.array_equal(features.image_ids, np.arange(features.shape[0])):
+            # Images without ids of their own count on from those seen so far: folds are drawn by them.
+            seen = int(self.moments_.total.n_images)
+            features = dataclasses.replace(features, image_ids=features.image_ids + seen)
+        new = self._own_moments(features)
+        self.moments_ = new if first else self.moments_ + new
+        return self._finish_if_enough()
+
+    def _check_moments(self, moments: Moments, *, reset: bool) -> None:
+        if not self.takes_moments:
+            raise CubeFormatError(f"{type(self).__name__} needs the features: moments do not suffice")
+        normalize = getattr(self, "normalize", None)
+        if normalize is not None:
+            raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
+        self._check_n_features_of(moments.n_features, reset=reset)
+
+    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
+        """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
+        return self._row_features(X, reset=reset, min_images=2 if reset else self.least_images)
+
+    def _own_moments(self, given: Features | Moments) -> Moments:
+        """Moments of the rows that a parameter ``views`` names, where there is one, else of all views with folds."""
+        if hasattr(self, "views"):
+            return row_moments(given, self.views)
+        if isinstance(given, Moments):
+            return given
+        n_folds, seed = getattr(self, "n_folds", 10), getattr(self, "random_state", 0)
+        return moments_of(given, n_folds=n_folds, dtype="float64", random_state=seed)
+
+    def _finish_if_enough(self) -> Self:
+        return self._finish(self.moments_)
+
+    def _finish(self, moments: Moments) -> Self:
+        raise NotImplementedError
+
+
+class MomentsEstimator(FeatureTransformer, FromMoments):
     """Estimator for which moments suffice: from features, from a stream of them, or from moments made before.
 
     Subclasses define ``_finish(moments) -> self``, which sets `moments_` and every result, and have the parameters
@@ -109,7 +204,7 @@ class MomentsEstimator(FeatureTransformer):
     need them.
     """
 
-    moments_: Moments
+    takes_moments = True
     dtype: str
     regularization: float
     residual_centering: str
@@ -129,8 +224,9 @@ class MomentsEstimator(FeatureTransformer):
         self
         """
         if isinstance(X, Moments):
-            return self.from_moments(X)
-        features = self._features(X, groups=groups, reset=True, normalize=getattr(self, "normalize", None))
+            self._check_moments(X, reset=True)
+            return self._finish(X)
+        features = self._read(X, groups, reset=True)
         moments = self._moments_of(features, self.dtype)
         try:
             return self._finish(moments)
@@ -156,30 +252,15 @@ class MomentsEstimator(FeatureTransformer):
         -------
         self
         """
-        first = not hasattr(self, "moments_")
-        features = self._features(X, groups=groups, reset=first, normalize=getattr(self, "normalize", None))
-        if not first and np.array_equal(features.image_ids, np.arange(features.shape[0])):
-            seen = int(self.moments_.total.n_images)
-            features = dataclasses.replace(features, image_ids=features.image_ids + seen)
-        dtype = self.dtype
-        new = self._moments_of(features, "float64" if dtype == "auto" else dtype)
-        self.moments_ = new if first else self.moments_ + new
-        return self._finish(self.moments_) if self._ready(self.moments_) else self
+        return self._add(X, groups)
 
-    def from_moments(self, moments: Moments) -> Self:
-        """Fit to moments made before: of another machine, of merged shards, of a training loop.
+    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
+        return self._features(X, groups=groups, reset=reset, normalize=getattr(self, "normalize", None))
 
-        Parameters
-        ----------
-        moments : Moments
-            Of one level.
-
-        Returns
-        -------
-        self
-        """
-        self._check_moments(moments, reset=True)
-        return self._finish(moments)
+    def _own_moments(self, given: Features | Moments) -> Moments:
+        if isinstance(given, Moments):
+            return given
+        return self._moments_of(given, "float64" if self.dtype == "auto" else self.dtype)
 
     def _moments_of(self, features: Features, dtype: str) -> Moments:
         return Moments.from_cube(
@@ -192,7 +273,7 @@ class MomentsEstimator(FeatureTransformer):
             self._check_moments(X, reset=False)
             moments = X.total
         else:
-            features = self._features(X, groups=groups, reset=False, normalize=getattr(self, "normalize", None))
+            features = self._read(X, groups, reset=False)
             moments = Moments.from_cube(features, n_folds=0, dtype=self.dtype)
         if (
             not moments.within_uncentred_diagonal.any()
@@ -200,26 +281,22 @@ class MomentsEstimator(FeatureTransformer):
             check_residual(moments, "the held-out features")
         return moments
 
+    def _finish_if_enough(self) -> Self:
+        return self._finish(self.moments_) if self._ready(self.moments_) else self
+
     def _ready(self, moments: Moments) -> bool:
         """Whether a stream has seen enough for the estimate asked for."""
         return enough_images(moments, self.regularization, self.residual_centering)
 
-    def _check_moments(self, moments: Moments, *, reset: bool) -> None:
-        normalize = getattr(self, "normalize", None)
-        if normalize is not None:
-            raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
-        self._check_n_features_of(moments.n_features, reset=reset)
 
-    def _finish(self, moments: Moments) -> Self:
-        raise NotImplementedError
-
-
-class Measure(CubeEstimator):
+class Measure(FromMoments):
     """One number of a set of features, in the attribute that `quantity` names: "rankme" is in ``rankme_``.
 
     Subclasses store their parameters in ``__init__``, say the four things below, and define ``_results(given, y)``,
     which gives every result by its name without the underscore; each becomes an attribute. ``given`` is `Features`,
-    where a row of a table is an image of one view, or `Moments` where ``takes_moments``.
+    where a row of a table is an image of one view, or `Moments` where ``takes_moments``: of the rows that a parameter
+    ``views`` names, where there is one, else of all views with ten folds. Such a measure keeps them in ``moments_``,
+    and has ``from_moments`` and ``partial_fit``.
 
     Attributes
     ----------
@@ -236,7 +313,6 @@ class Measure(CubeEstimator):
     quantity: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
-    takes_moments: ClassVar[bool] = False
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Compute the number on X.
@@ -251,15 +327,14 @@ class Measure(CubeEstimator):
         -------
         self
         """
-        for name, value in self._results(*self._given(X, y, reset=True)).items():
-            setattr(self, f"{name}_", value)
-        return self
+        return self._keep(*self._given(X, y, reset=True))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The number on X, signed so that greater is better."""
-        check_is_fitted(self)
-        value = float(self._results(*self._given(X, y, reset=False))[self.quantity])
-        return value if self.greater_is_better else -value
+        return self._score(X, y)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, f"{self.quantity}_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -268,40 +343,50 @@ class Measure(CubeEstimator):
             tags.target_tags.one_d_labels = True
         return tags
 
-    def _given(self, X: Any, y: Any, *, reset: bool) -> tuple[Features | Moments, Any]:
+    def _given(self, X: Any, y: Any, groups: Any = None, *, reset: bool) -> tuple[Features | Moments, Any]:
+        """What the number is computed on: features and their labels, or moments."""
         if isinstance(X, Moments):
-            if not self.takes_moments:
-                raise TypeError(f"{type(self).__name__} needs the features: moments do not suffice")
-            self._check_n_features_of(X.n_features, reset=reset)
-            return X, None
-        if is_table(X):
-            if self.needs_labels:
-                if y is None:
-                    raise ValueError("requires y to be passed, but the target y is None")
-                X, y = validate_data(self, X, y, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
-                check_classification_targets(y)
-            else:
-                X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
-            return self._rows_as_features(X), y if self.needs_labels else None
-        features, labels = labelled_features(X, y) if self.needs_labels else (as_features(X, min_views=1), None)
-        self._check_n_features_of(features.shape[2], reset=reset)
-        if labels is not None:
-            labels = column_or_1d(labels, warn=True)
-            check_classification_targets(labels)
-        return features, labels
+            self._check_moments(X, reset=reset)
+            return self._own_moments(X), None
+        features = self._read(X, groups, reset=reset)
+        if self.needs_labels:
+            return features, image_labels(X, y, features.shape[0])
+        return self._own_moments(features) if self.takes_moments else features, None
 
-    def _rows_as_features(self, rows: NDArray[np.floating]) -> Features:
-        return Features(rows[:, None], np.arange(len(rows)))
+    def _score(self, X: Any, y: Any, groups: Any = None) -> float:
+        check_is_fitted(self)
+        value = float(self._results(*self._given(X, y, groups, reset=False))[self.quantity])
+        return value if self.greater_is_better else -value
+
+    def _keep(self, given: Features | Moments, y: Any) -> Self:
+        results = self._results(given, y)
+        if isinstance(given, Moments):
+            self.moments_ = given
+        for name, value in results.items():
+            setattr(self, f"{name}_", value)
+        return self
+
+    def _finish(self, moments: Moments) -> Self:
+        return self._keep(moments, None)
+
+    def _finish_if_enough(self) -> Self:
+        try:
+            return self._finish(self.moments_)
+        except NotEnoughDataError:
+            if int(self.moments_.total.n_images) > self.moments_.n_features:
+                raise  # more images will not mend it
+            return self
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
         raise NotImplementedError
 
 
-class Comparison(CubeEstimator):
+class Comparison(FromMoments):
     """One number of two sets of features: ``fit`` takes the reference, ``evaluate`` the other set.
 
     Subclasses define ``_summary(features)``, what is kept of a set, and ``_compared(reference, features)``, which gives
     every result by its name; `quantity` names the number among them. ``evaluate`` returns it and sets the attributes.
+    ``features`` may be `Moments` where ``takes_moments``.
     """
 
     quantity: ClassVar[str]
@@ -312,14 +397,17 @@ class Comparison(CubeEstimator):
 
         Parameters
         ----------
-        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments where they suffice
         y : ignored
 
         Returns
         -------
         self
         """
-        self.reference_ = self._summary(self._set_of(X, reset=True))
+        given = self._set_of(X, reset=True)
+        if self.takes_moments:
+            return self._finish(self._own_moments(given))
+        self.reference_ = self._summary(given)
         return self
 
     def evaluate(self, X: Any) -> float:
@@ -327,7 +415,7 @@ class Comparison(CubeEstimator):
 
         Parameters
         ----------
-        X : Cube, DataArray, array (image, view, feature) or rows (row, feature)
+        X : Cube, DataArray, array (image, view, feature), rows (row, feature), or Moments where they suffice
 
         Returns
         -------
@@ -344,18 +432,20 @@ class Comparison(CubeEstimator):
         value = self.evaluate(X)
         return value if self.greater_is_better else -value
 
-    def _set_of(self, X: Any, *, reset: bool) -> Features:
-        if is_table(X):
-            X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
-            return Features(X[:, None], np.arange(len(X)))
-        features = as_features(X, min_views=1)
-        self._check_n_features_of(features.shape[2], reset=reset)
-        return features
+    def _set_of(self, X: Any, *, reset: bool) -> Any:
+        if isinstance(X, Moments):
+            self._check_moments(X, reset=reset)
+            return X
+        return self._read(X, reset=reset)
 
-    def _summary(self, features: Features) -> Any:
+    def _finish(self, moments: Moments) -> Self:
+        self.moments_, self.reference_ = moments, self._summary(moments)
+        return self
+
+    def _summary(self, features: Any) -> Any:
         raise NotImplementedError
 
-    def _compared(self, reference: Any, features: Features) -> Mapping[str, Any]:
+    def _compared(self, reference: Any, features: Any) -> Mapping[str, Any]:
         raise NotImplementedError
 
 
@@ -368,18 +458,16 @@ def is_table(X: Any) -> bool:
 
 def labelled_features(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
     """Features, with the label of each image; rows of a table stand for themselves, and their labels are per row."""
-    labels = image_labels(X, y)
     features = row_features(X)
-    check_consistent_length(np.empty(features.shape[0]), labels)
-    return features, labels
+    return features, image_labels(X, y, features.shape[0])
 
 
-def row_features(X: Any) -> Features:
+def row_features(X: Any, min_images: int = 2) -> Features:
     """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
     if is_table(X):
         rows = np.asarray(X)
         X = rows[:, None] if rows.ndim == 2 else rows
-    return as_features(X, min_views=1)
+    return as_features(X, min_views=1, min_images=min_images)
 
 
 def row_moments(X: Any, views: str | int) -> Moments:
@@ -400,7 +488,7 @@ def row_moments(X: Any, views: str | int) -> Moments:
     Raises
     ------
     ValueError
-        The moments hold several views, and one of them is asked for.
+        There is no view of that number, or the moments hold several views, and one of them is asked for.
     """
     if not isinstance(X, Moments):
         features = row_features(X)
@@ -412,6 +500,8 @@ def row_moments(X: Any, views: str | int) -> Moments:
         raise CubeFormatError(f"moments of one level are wanted, not along {X.dims}: moments.select(sigma=0)")
     total = X.total
     if total.n_views == 1:
+        # They do not say of which view they are: any number of one may be right.
+        check_views(views, max(views, 0) + 1 if isinstance(views, int | np.integer) else 1)
         return total
     if not isinstance(views, str):
         raise ValueError(
@@ -427,15 +517,12 @@ def row_moments(X: Any, views: str | int) -> Moments:
     )
 
 
-def image_labels(X: Any, y: Any) -> NDArray[Any]:
-    """Labels, one an image: ``y``, or those that the cube carries."""
-    if y is not None:
-        return np.asarray(y)
-    labels: Any = None
-    if isinstance(X, Cube):
-        labels = X.labels
-    elif isinstance(X, xr.DataArray) and "labels" in X.coords:
-        labels = X["labels"].to_numpy()
-    if labels is None:
+def image_labels(X: Any, y: Any, n_images: int) -> NDArray[Any]:
+    """Labels, one an image: ``y``, or those that the cube carries; checked."""
+    if y is None and isinstance(X, Cube):
+        y = X.labels
+    elif y is None and isinstance(X, xr.DataArray) and "labels" in X.coords:
+        y = X["labels"].to_numpy()
+    if y is None:
         raise CubeFormatError("requires y to be passed, but the target y is None and X carries no labels")
-    return np.asarray(labels)
+    return checked_labels(y, n_images)

@@ -43,9 +43,9 @@ def cdnv(X: Any, y: Any = None, views: str | int = "mean") -> float:
     NotEnoughDataError
         Fewer than two classes.
     NonFiniteError
-        NaN or infinity among the features.
+        NaN or infinity among the features, or squares that overflow.
     DegenerateFeaturesError
-        Two classes have the same mean.
+        Two classes have the same mean, or squares underflow.
 
     Notes
     -----

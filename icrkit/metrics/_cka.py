@@ -8,7 +8,7 @@ arXiv 2010.15327.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from icrkit._features import Features, check_views
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._base import Comparison, row_features
+from icrkit.moments import Moments
 
 __all__ = ["LinearCKA", "linear_cka"]
 
@@ -41,16 +42,17 @@ def linear_cka(X: Any, Y: Any, debiased: bool = True, views: str | int = 0) -> f
     Returns
     -------
     float
-        Biased, from 0 to 1; debiased, it may be a little below 0.
+        Biased, from 0 to 1. Debiased, from -1 to 1, and of unrelated features as often below 0 as above.
 
     Raises
     ------
     CubeFormatError
         The images of the two sets, or their order, differ; the message says how to align them.
     NotEnoughDataError
-        Debiased: fewer than four rows, or too few for the HSIC of a set with itself to be positive.
+        Debiased: fewer than four rows.
     DegenerateFeaturesError
-        The features of a set do not vary.
+        The features of a set do not vary; debiased: the HSIC of a set with itself is zero, all pairs of rows being
+        alike but for a term of each row.
     NonFiniteError
         NaN or infinity among the features, or fourth powers that overflow.
     ValueError
@@ -104,14 +106,18 @@ def _cka(x: Features, y: Features, debiased: bool, views: str | int) -> float:
     for side, features in zip(both, (x, y), strict=True):
         if not _total_square(n, sums[side]) > 0:
             raise DegenerateFeaturesError(f"{features.name}: the features do not vary between images")
-        own.append(_hsic(n, products[side, side], sums[side], sums[side], debiased))
-        if not own[-1] > 0:
-            raise NotEnoughDataError(
-                f"{features.name}: {n} rows are too few for a debiased CKA: the HSIC of the features with themselves "
-                "is estimated below zero. Give more images, or take debiased=False."
+        hsic = _hsic(n, products[side, side], sums[side], sums[side], debiased)
+        # Never negative, being a sum of squares (of the U-centred Gram matrix); but it is found as a difference.
+        rounding = 100 * (float(np.finfo(features.dtype).eps) + n * float(np.finfo(np.float64).eps))
+        if not hsic.value > rounding * hsic.size:
+            raise DegenerateFeaturesError(
+                f"{features.name}: the debiased HSIC of the features with themselves is zero: but for a term of each "
+                f"row, all pairs of the {n} rows are alike, as one-hot rows are, or rows of which one alone differs. "
+                "Give other images, or take debiased=False."
             )
+        own.append(hsic.value)
     cross = _hsic(n, products[both], sums[both[0]], sums[both[1]], debiased)
-    return float(cross / (np.sqrt(own[0]) * np.sqrt(own[1])))
+    return float(cross.value / (np.sqrt(own[0]) * np.sqrt(own[1])))
 
 
 def _check_pairs(x: Features, y: Features, views: str | int) -> None:
@@ -155,8 +161,10 @@ def _provisional_unit(rows: Rows) -> tuple[NDArray[np.float64], float]:
     """Mean (d,) and root mean square deviation of these rows; a constant's mean is its value to the last bit."""
     first = rows[0].astype(np.float64)
     mean = first + (rows - first).mean(axis=0)
-    scale = float(np.sqrt(np.square(rows - mean).mean()))
-    return mean, scale if np.isfinite(scale) and scale > 0 else 1.0
+    largest = float(np.abs(rows - mean).max())
+    if not 0 < largest < np.inf:
+        return mean, 1.0
+    return mean, largest * float(np.sqrt(np.square((rows - mean) / largest).mean()))
 
 
 def _total_square(n: int, sums: NDArray[np.float64]) -> float:
@@ -164,22 +172,30 @@ def _total_square(n: int, sums: NDArray[np.float64]) -> float:
     return float(sums[-1] - sums[:-1] @ sums[:-1] / n)
 
 
+class _Hsic(NamedTuple):
+    """n(n-3) HSIC, or its biased value, and the size of the terms that were added up to it."""
+
+    value: float
+    size: float
+
+
 def _hsic(
     n: int, products: NDArray[np.float64], sums_a: NDArray[np.float64], sums_b: NDArray[np.float64], debiased: bool
-) -> float:
+) -> _Hsic:
     """||A^T B||_F^2 of centred rows, less its bias, from products and sums of (a', |a'|^2) and (b', |b'|^2)."""
     shift_a, shift_b = sums_a[:-1] / n, sums_b[:-1] / n
     centred = products[:-1, :-1] - n * np.outer(shift_a, shift_b)
     squared = float(np.vdot(centred, centred))
     if not debiased:
-        return squared
+        return _Hsic(squared, squared)
     # The squared length about the true mean is linear in the row: |a'|^2 - 2 shift.a' + |shift|^2.
     weights_a, weights_b = np.append(-2.0 * shift_a, 1.0), np.append(-2.0 * shift_b, 1.0)
     total_a, total_b = _total_square(n, sums_a), _total_square(n, sums_b)
     constant_a, constant_b = float(shift_a @ shift_a), float(shift_b @ shift_b)
     both = float(weights_a @ products @ weights_b)
     both += constant_b * total_a + constant_a * total_b - n * constant_a * constant_b
-    return squared - n / (n - 2) * both + total_a * total_b / ((n - 1) * (n - 2))
+    terms = (squared, -n / (n - 2) * both, total_a * total_b / ((n - 1) * (n - 2)))
+    return _Hsic(sum(terms), sum(map(abs, terms)))
 
 
 class LinearCKA(Comparison):
@@ -226,7 +242,9 @@ class LinearCKA(Comparison):
         self.views = views
 
     def _set_of(self, X: Any, *, reset: bool) -> Features:
-        return super()._set_of(X, reset=True) if reset else row_features(X)
+        # Of any width: layers of different ones are compared.
+        found: Features = super()._set_of(X, reset=reset) if reset or isinstance(X, Moments) else row_features(X)
+        return found
 
     def _summary(self, features: Features) -> Features:
         return features

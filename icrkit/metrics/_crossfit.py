@@ -8,18 +8,30 @@ its measured coverage are in the documentation, "Statistics".
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.linalg import blas
 
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
 from icrkit.linalg import SpdFactor, subtract_outer
-from icrkit.metrics._decomposition import ResidualModel, between_covariance, resolve_centering
+from icrkit.metrics._decomposition import ResidualModel, between_covariance, held_out_folds, resolve_centering
 from icrkit.moments import UNIT_ROUNDOFF, Moments, helmert
 
-__all__ = ["Crossfit", "crossfit", "jackknife_error"]
+__all__ = ["Crossfit", "FoldTraces", "crossfit", "direction_variance", "jackknife_error"]
+
+
+class FoldTraces(NamedTuple):
+    """Traces under P, the inverse residual covariance of all images outside one fold."""
+
+    n_images: int  # of the fold
+    between: float  # Tr(P B) of the fold
+    residual: float  # Tr(P W) of the fold
+    damped: float  # tau Tr P
+    between_others: float  # Tr(P B) of the other images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +67,41 @@ class Crossfit:
     n_views: int
     direction_variance: float
     log_q: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        folds: Sequence[FoldTraces],
+        *,
+        n_views: int,
+        n_features: int,
+        dof: int,
+        damped: float,
+        powers: tuple[float, float],
+    ) -> Crossfit:
+        """From the traces of each fold, and of all images m, tau Tr P, and Tr(P B) and Tr((P B)^2).
+
+        Raises
+        ------
+        DegenerateFeaturesError
+            The means over views of all images coincide, or of all but those of one fold.
+        """
+        n, between, residual, damped_fold, between_others = np.array(folds, dtype=np.float64).T
+        if not between_others.min() > 0:
+            raise DegenerateFeaturesError(
+                f"the means over views of all {int(n.sum())} images coincide, or of all but one fold of them: "
+                "1/V + mean SNR, on whose logarithm the interval stands, is zero. Are the features centred image by "
+                "image?"
+            )
+        return cls(
+            signal=n * (between - residual / n_views),
+            noise=n * (residual + damped_fold),
+            n_views=n_views,
+            direction_variance=direction_variance(
+                *powers, n_images=int(n.sum()), n_views=n_views, d=n_features - damped, dof=dof, fold_residual=residual
+            ),
+            log_q=np.log(between_others / n_features),
+        )
 
     @property
     def mean_snr(self) -> float:
@@ -123,6 +170,10 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     ------
     NotEnoughDataError
         No folds, or too few images outside a fold: m <= d.
+    DegenerateFeaturesError
+        The means over views of all images coincide, or of all but those of one fold.
+    IllConditionedError
+        The residual covariance without one of the folds is singular to working precision.
 
     Notes
     -----
@@ -131,99 +182,93 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     and denominator alike and cancels where E[W^-1] is proportional to Sigma_xi^-1. Moments of the other folds are the
     total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold, and 2 d^3 for the interval.
     """
-    if "fold" not in moments.dims:
-        raise NotEnoughDataError("cross-fitting needs moments with folds: Moments.from_cube(X, n_folds=10)")
-    moments = moments.usable_folds()
-    if moments.n_folds < 2:
-        raise NotEnoughDataError(
-            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images"
-        )
-    total = moments.total
-    least = int(total.n_images - moments.n_images.max())
-    d, v = moments.n_features, moments.n_views
-    lost = 1 if resolve_centering(moments, residual_centering) == "view" else 0
-    m = (least - lost) * (v - 1)
-    if m <= d and regularization == 0:
-        raise NotEnoughDataError(
-            f"cross-fitting needs more images: without its largest fold m = {m} residual degrees of freedom are left "
-            f"for d = {d} features. Use more images or views, fewer features, or regularization > 0."
-        )
+    moments = held_out_folds(moments, regularization, residual_centering)
+    total, d, v = moments.total, moments.n_features, moments.n_views
     folds = [
-        _FoldTraces(total, moments.select(fold=k), regularization, residual_centering) for k in range(moments.n_folds)
+        _fold_traces(total, moments.select(fold=k), regularization, residual_centering) for k in range(moments.n_folds)
     ]
-    residual = np.array([fold.residual for fold in folds])
-    variance = _direction_variance(ResidualModel(total, regularization, residual_centering), total, residual)
-    return Crossfit(
-        signal=np.array([fold.n_images * (fold.between - fold.residual / v) for fold in folds]),
-        noise=np.array([fold.n_images * (fold.residual + fold.tau) for fold in folds]),
-        n_views=v,
-        direction_variance=variance,
-        log_q=np.log([fold.between_others / d for fold in folds]),
-    )
+    model = ResidualModel(total, regularization, residual_centering)
+    powers = model.trace_powers(between_covariance(total))
+    return Crossfit.of(folds, n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers)
 
 
-def _direction_variance(model: ResidualModel, total: Moments, fold_residual: NDArray[np.float64]) -> float:
-    """Variance of log Q from the direction of the inverse residual covariance: see `Crossfit`."""
-    n, v, m = int(total.n_images), total.n_views, model.dof
-    d = total.n_features - (model.tau * model.trace_inverse() if model.tau else 0.0)  # directions not damped by tau
+def direction_variance(
+    first: float, second: float, *, n_images: int, n_views: int, d: float, dof: int, fold_residual: NDArray[np.float64]
+) -> float:
+    """Variance of log Q from the direction of the inverse residual covariance: see `Crossfit`.
+
+    Parameters
+    ----------
+    first, second : float
+        Tr(P B) and Tr((P B)^2) of all images.
+    n_images, n_views : int
+    d : float
+        Directions that are the residual's: d less tau Tr P.
+    dof : int
+        m.
+    fold_residual : ndarray (n_folds,)
+        Tr(P W) of each fold, P from the others.
+    """
+    n, m = n_images, dof
     least = max(m - d - 3.0, 1.0)
-    first, second = model.trace_powers(between_covariance(total))
     # Tr((PB)^2)/Tr(PB)^2 - 1/d is Tr(M^2); the noise of P and of B in it is taken out.
     shape = max(second / first**2 - 1 / d - 1 / max(m - d, 1.0) - 1 / (n - 1), 0.0)
     # Relative variance over images of Tr(P W_i): kappa + 2 (1 + kappa)/(d (V - 1)).
-    gaussian = 2 / (d * (v - 1))
+    gaussian = 2 / (d * (n_views - 1))
     spread = float(np.var(fold_residual, ddof=1) / fold_residual.mean() ** 2) * n / len(fold_residual)
     kappa = max((spread - gaussian) / (1 + gaussian), 0.0)
     return 2 * (shape * (1 + kappa) + 1 / (n - 1) + 1 / m) / least
 
 
-class _FoldTraces:
-    """Traces under P, the inverse residual covariance of all images outside one fold.
+def _fold_traces(total: Moments, fold: Moments, regularization: float, residual_centering: str) -> FoldTraces:
+    """Traces of one fold under the inverse of the others.
 
     The between scatter of the other images is never formed: its trace follows from those of the total and the fold.
     """
+    n, n_k, v, d = int(total.n_images), int(fold.n_images), total.n_views, total.n_features
+    n_others = n - n_k
+    others_mean = (n * total.mean - n_k * fold.mean) / n_others
+    delta = fold.mean - others_mean
+    pull = n_k * n_others / n  # weight of the difference of means in a merge
+    centred = resolve_centering(total, residual_centering) == "view"
+    m_others, m_fold = ((count - centred) * (v - 1) for count in (n_others, n_k))
 
-    def __init__(self, total: Moments, fold: Moments, regularization: float, residual_centering: str) -> None:
-        n, n_k, v, d = int(total.n_images), int(fold.n_images), total.n_views, total.n_features
-        n_others = n - n_k
-        others_mean = (n * total.mean - n_k * fold.mean) / n_others
-        delta = fold.mean - others_mean
-        pull = n_k * n_others / n  # weight of the difference of means in a merge
-        centred = resolve_centering(total, residual_centering) == "view"
-        m_others, m_fold = ((count - centred) * (v - 1) for count in (n_others, n_k))
-
-        # Scatters are symmetric: their transposes are the same matrices in the order LAPACK works in. Where the
-        # products are float32 so is the inverse: its error is of the same order, u * cond, and it costs half.
-        scatter = np.empty((d, d), dtype=total.products, order="F")
-        np.subtract(total.within.T, fold.within.T, out=scatter, casting="same_kind")
-        contrasts = helmert(v)
-        subtract_outer(scatter, contrasts @ delta, pull)
-        if not centred:
-            subtract_outer(scatter, contrasts @ others_mean, -float(n_others))
-        tau = regularization * float(np.trace(scatter)) / m_others / len(scatter)
-        if tau:
-            scatter[np.diag_indices_from(scatter)] += tau * m_others
-        try:
-            factor = SpdFactor(scatter, overwrite=True)
-        except np.linalg.LinAlgError:
-            raise IllConditionedError(_no_fold(m_others, d)) from None
-        # Where what the other images leave of a feature is down to the rounding of the subtraction, the factor exists
-        # and means nothing: a pivot is the residual of a feature given those before it.
-        pivots = np.square(factor.lower.diagonal()) / (total.within.diagonal() + tau * m_others)
-        if not pivots.min() > 1e3 * UNIT_ROUNDOFF[total.products]:
-            raise IllConditionedError(_no_fold(m_others, d))
-        grand = delta.mean(axis=0)
-        # P = m_others * inverse of the scatter.
-        in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
-        inverse = factor.inverse_lower()
-        pulled = _quadratic(inverse, grand[None, :])
-        if not centred:
-            residual += n_k * _quadratic(inverse, contrasts @ fold.mean)
-        self.n_images = n_k
-        self.between = m_others * in_fold / (n_k - 1)
-        self.residual = m_others * residual / m_fold
-        self.between_others = m_others * (in_total - in_fold - pull * pulled) / (n_others - 1)
-        self.tau = tau * m_others * float(np.trace(inverse)) if tau else 0.0
+    # Scatters are symmetric: their transposes are the same matrices in the order LAPACK works in. Where the
+    # products are float32 so is the inverse: its error is of the same order, u * cond, and it costs half.
+    scatter = np.empty((d, d), dtype=total.products, order="F")
+    np.subtract(total.within.T, fold.within.T, out=scatter, casting="same_kind")
+    contrasts = helmert(v)
+    subtract_outer(scatter, contrasts @ delta, pull)
+    if not centred:
+        subtract_outer(scatter, contrasts @ others_mean, -float(n_others))
+    tau = regularization * float(np.trace(scatter)) / m_others / len(scatter)
+    if tau:
+        scatter[np.diag_indices_from(scatter)] += tau * m_others
+    try:
+        factor = SpdFactor(scatter, overwrite=True)
+    except np.linalg.LinAlgError:
+        raise IllConditionedError(_no_fold(m_others, d)) from None
+    # Where what the other images leave of a feature is down to the rounding of the subtraction, the factor exists
+    # and means nothing: a pivot is the residual of a feature given those before it.
+    pivots = np.square(factor.lower.diagonal()) / (total.within.diagonal() + tau * m_others)
+    if not pivots.min() > 1e3 * UNIT_ROUNDOFF[total.products]:
+        raise IllConditionedError(_no_fold(m_others, d))
+    grand = delta.mean(axis=0)
+    # P = m_others * inverse of the scatter.
+    in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
+    inverse = factor.inverse_lower()
+    in_others = in_total - in_fold - pull * _quadratic(inverse, grand[None, :])
+    if not in_others > 10 * UNIT_ROUNDOFF[total.products] * in_total:
+        in_others = 0.0  # rounding of the subtraction
+    if not centred:
+        residual += n_k * _quadratic(inverse, contrasts @ fold.mean)
+    return FoldTraces(
+        n_images=n_k,
+        between=m_others * in_fold / (n_k - 1),
+        residual=m_others * residual / m_fold,
+        damped=tau * m_others * float(np.trace(inverse)) if tau else 0.0,
+        between_others=m_others * in_others / (n_others - 1),
+    )
 
 
 def _no_fold(m: int, d: int) -> str:

@@ -6,6 +6,8 @@ appendix B.6 (two views); V views as in any text on variance components.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
@@ -41,6 +43,42 @@ def enough_images(moments: Moments, regularization: float, residual_centering: s
     """Whether a stream has seen enough for a residual covariance that can be factored."""
     dof = int(residual_dof(moments.total, residual_centering))
     return dof > moments.n_features or (regularization > 0 and dof > 1)
+
+
+def held_out_folds(moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> Moments:
+    """Folds that can be held out: at least two, each of two images, and m > d left by the largest or tau > 0.
+
+    Raises
+    ------
+    NotEnoughDataError
+        There are no folds, or too few images for them.
+    """
+    if "fold" not in moments.dims:
+        raise NotEnoughDataError(
+            "cross-fitting needs moments with folds: Moments.from_cube(X, n_folds=10), or an estimator with n_folds > 1"
+        )
+    moments = moments.usable_folds()
+    if moments.n_folds < 2:
+        raise NotEnoughDataError(
+            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images"
+        )
+    others = dataclasses.replace(moments.total, n_images=moments.total.n_images - moments.n_images.max())
+    m, d = int(residual_dof(others, residual_centering)), moments.n_features
+    if m <= d and regularization == 0:
+        raise NotEnoughDataError(
+            f"cross-fitting needs more images: without its largest fold m = {m} residual degrees of freedom are left "
+            f"for d = {d} features. Use more images or views, fewer features, or regularization > 0."
+        )
+    return moments
+
+
+def enough_folds(moments: Moments, regularization: float, residual_centering: str = "view") -> bool:
+    """Whether a stream has seen enough to hold folds out; one without folds never will, and is to be told so."""
+    try:
+        held_out_folds(moments, regularization, residual_centering)
+    except NotEnoughDataError:
+        return "fold" not in moments.dims
+    return True
 
 
 def residual_covariance(moments: Moments, residual_centering: str = "view") -> Matrix:
@@ -177,6 +215,23 @@ def traces(moments: Moments | Gram, residual_centering: str = "view") -> Traces:
     return Traces(invariant, residual, invariant + residual)
 
 
+def check_squares(moments: Moments, name: str = "the features", *, each: bool = False) -> None:
+    """Refuse features so small that their squares have lost digits: where all are, or where any is.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+    """
+    spread = moments.between.diagonal() + moments.within_uncentred_diagonal
+    size = np.abs(moments.mean).max(axis=0)
+    small = np.flatnonzero((spread < 1e-290) & ((spread > 0) | ((size > 0) & (size < 1e-130))))
+    if small.size and (each or spread.max() < 1e-290):
+        raise DegenerateFeaturesError(
+            f"{small.size} of {moments.n_features} features of {name} are so small that their squares underflow: "
+            f"{_listed(small)}. Scale them up."
+        )
+
+
 def constant_features(moments: Moments) -> NDArray[np.int64]:
     """Indices of features that never vary, over images or views."""
     spread = moments.between.diagonal() + moments.within_uncentred_diagonal
@@ -184,12 +239,13 @@ def constant_features(moments: Moments) -> NDArray[np.int64]:
 
 
 def check_degenerate(moments: Moments, name: str = "the features") -> None:
-    """Refuse constant features, and features without any residual, with their indices.
+    """Refuse constant features, features too small to be squared, and features without any residual, by their indices.
 
     Raises
     ------
     DegenerateFeaturesError
     """
+    check_squares(moments, name, each=True)
     constant = constant_features(moments)
     if constant.size:
         refuse_constant(constant, moments.n_features, name)
@@ -315,9 +371,10 @@ class ResidualModel:
         first, second = self._factor.trace_powers(other, self._moments.products)
         return self.dof * first, self.dof**2 * second
 
-    def trace_inverse(self) -> float:
-        """Tr P."""
-        return self.dof * float(np.trace(self._factor.inverse_lower()))
+    @functools.cached_property
+    def damped(self) -> float:
+        """tau Tr P: so many of the d directions are not the residual's, but tau's."""
+        return self.tau * self.dof * float(np.trace(self._factor.inverse_lower())) if self.tau else 0.0
 
     def whiten(self, rows: NDArray[np.floating]) -> Matrix:
         """Rows (n, d) in coordinates in which the residual covariance is the identity."""

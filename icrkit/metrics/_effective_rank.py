@@ -18,6 +18,7 @@ from scipy.special import entr
 from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError
 from icrkit.metrics._base import Measure, row_moments
+from icrkit.metrics._decomposition import check_squares
 from icrkit.moments import Moments
 
 __all__ = [
@@ -57,6 +58,7 @@ def row_scatter(moments: Moments, centered: bool = True) -> Matrix:
     if not centered:
         mean = moments.mean[0]
         scatter = scatter + float(moments.n_images) * np.outer(mean, mean)
+    check_squares(moments)
     if not np.trace(scatter) > 0:
         what = "do not vary: all rows are equal" if centered else "are all zero"
         raise DegenerateFeaturesError(f"the {moments.n_features} feature(s) of {moments.n_images} rows {what}")
@@ -135,7 +137,7 @@ def entropy_rank(values: Vector, epsilon: float = 0.0, renormalize: bool = False
 
 
 def effective_rank(X: Any, views: str | int = 0, *, spectrum: str = "singular", centered: bool = True) -> float:
-    """Effective rank: number of equally strong directions with the entropy of the spectrum; from 1 to min(N, d).
+    """Effective rank: number of equally strong directions with the entropy of the spectrum; from 1 to min(N - 1, d).
 
     Parameters
     ----------
@@ -145,7 +147,7 @@ def effective_rank(X: Any, views: str | int = 0, *, spectrum: str = "singular", 
     spectrum : {"singular", "eigenvalues"}
         Shares of the singular values (Roy & Vetterli), or of the variance along principal directions.
     centered : bool
-        Subtract the mean row first.
+        Subtract the mean row first; without it the greatest value is min(N, d).
 
     Returns
     -------
@@ -185,7 +187,7 @@ def effective_rank(X: Any, views: str | int = 0, *, spectrum: str = "singular", 
 
 
 def participation_ratio(X: Any, views: str | int = 0, *, centered: bool = True) -> float:
-    """Participation ratio of the covariance spectrum: (Tr S)^2/Tr S^2; from 1 to min(N, d).
+    """Participation ratio of the covariance spectrum: (Tr S)^2/Tr S^2; from 1 to min(N - 1, d).
 
     Parameters
     ----------
@@ -193,7 +195,7 @@ def participation_ratio(X: Any, views: str | int = 0, *, centered: bool = True) 
     views : {"mean", "all"} or int
         Rows used of an image: the mean over its views, every view, or one view by its number from 0.
     centered : bool
-        S is the covariance; else the matrix of second moments about the origin.
+        S is the covariance; else the matrix of second moments about the origin, and the greatest value min(N, d).
 
     Returns
     -------
@@ -232,7 +234,7 @@ def participation_ratio(X: Any, views: str | int = 0, *, centered: bool = True) 
 
 
 def stable_rank(X: Any, views: str | int = 0, *, spectrum: str = "eigenvalues", centered: bool = True) -> float:
-    """Stable rank ||S||_F^2/||S||_2^2 of the covariance S; from 1 to min(N, d).
+    """Stable rank ||S||_F^2/||S||_2^2 of the covariance S; from 1 to min(N - 1, d).
 
     Parameters
     ----------
@@ -242,7 +244,7 @@ def stable_rank(X: Any, views: str | int = 0, *, spectrum: str = "eigenvalues", 
     spectrum : {"eigenvalues", "singular"}
         "eigenvalues": of the covariance. "singular": of the matrix of rows itself, which is Tr S/||S||_2.
     centered : bool
-        Subtract the mean row first.
+        Subtract the mean row first; without it the greatest value is min(N, d).
 
     Returns
     -------
@@ -297,7 +299,7 @@ class EffectiveRank(Measure):
     Attributes
     ----------
     effective_rank_ : float
-        From 1 to min(N, d).
+        From 1 to min(N - 1, d); uncentred, to min(N, d).
 
     Notes
     -----
@@ -324,9 +326,7 @@ class EffectiveRank(Measure):
         self.centered = centered
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        return {
-            "effective_rank": effective_rank(given, self.views, spectrum=self.spectrum, centered=self.centered),
-        }
+        return {"effective_rank": effective_rank(given, **self.get_params())}
 
 
 class ParticipationRatio(Measure):
@@ -342,7 +342,7 @@ class ParticipationRatio(Measure):
     Attributes
     ----------
     participation_ratio_ : float
-        From 1 to min(N, d).
+        From 1 to min(N - 1, d); uncentred, to min(N, d).
 
     Notes
     -----
@@ -368,7 +368,7 @@ class ParticipationRatio(Measure):
         self.centered = centered
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        return {"participation_ratio": participation_ratio(given, self.views, centered=self.centered)}
+        return {"participation_ratio": participation_ratio(given, **self.get_params())}
 
 
 class StableRank(Measure):
@@ -386,7 +386,7 @@ class StableRank(Measure):
     Attributes
     ----------
     stable_rank_ : float
-        From 1 to min(N, d).
+        From 1 to min(N - 1, d); uncentred, to min(N, d).
 
     Notes
     -----
@@ -413,4 +413,4 @@ class StableRank(Measure):
         self.centered = centered
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        return {"stable_rank": stable_rank(given, self.views, spectrum=self.spectrum, centered=self.centered)}
+        return {"stable_rank": stable_rank(given, **self.get_params())}

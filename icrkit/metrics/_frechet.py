@@ -217,7 +217,7 @@ class FrechetDistance(Comparison):
 
     Attributes
     ----------
-    reference_ : Moments
+    reference_, moments_ : Moments
         Of the rows used of the reference.
     frechet_distance_ : float
         Of the set evaluated last: at its N images, or extrapolated where `infinite`. Lower is nearer.
@@ -229,8 +229,9 @@ class FrechetDistance(Comparison):
 
     Notes
     -----
-    ``fit(reference)``, then ``evaluate(X)`` gives the number and ``score(X)`` its negative; both take Moments too,
-    ``evaluate`` where not `infinite`. Definition, bias and behaviour: :func:`icrkit.frechet_distance`.
+    ``fit(reference)``, then ``evaluate(X)`` gives the number and ``score(X)`` its negative; all take Moments too,
+    ``evaluate`` where not `infinite`. ``partial_fit`` adds images to the reference. Definition, bias and behaviour:
+    :func:`icrkit.frechet_distance`.
 
     References
     ----------
@@ -246,17 +247,12 @@ class FrechetDistance(Comparison):
     """
 
     quantity = "frechet_distance"
+    takes_moments = True
 
     def __init__(self, *, views: str | int = 0, infinite: bool = False, random_state: int = 0) -> None:
         self.views = views
         self.infinite = infinite
         self.random_state = random_state
-
-    def _set_of(self, X: Any, *, reset: bool) -> Any:
-        if not isinstance(X, Moments):
-            return super()._set_of(X, reset=reset)
-        self._check_n_features_of(X.n_features, reset=reset)
-        return X
 
     def _summary(self, features: Features | Moments) -> Moments:
         return row_moments(features, self.views)

@@ -12,19 +12,20 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
 
 from icrkit._features import Features, as_features
-from icrkit.exceptions import IllConditionedError, NonFiniteError, NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, symmetric_from_lower
-from icrkit.metrics._crossfit import Crossfit, _direction_variance
+from icrkit.metrics._crossfit import Crossfit, FoldTraces
 from icrkit.metrics._decomposition import (
     Matrix,
     Traces,
+    held_out_folds,
     refuse_no_residual,
     resolve_centering,
     too_few,
@@ -119,13 +120,20 @@ class Gram:
         return Traces(invariant, residual, invariant + residual)
 
     def usable_folds(self) -> list[Images]:
-        """Images of each fold, joined where they are too few: as :meth:`icrkit.Moments.usable_folds` joins them."""
+        """Images of each fold, joined where they are too few: as :meth:`icrkit.Moments.usable_folds` joins them.
+
+        Raises
+        ------
+        NotEnoughDataError
+            There are no folds, or fewer than two of two images.
+        """
         if self.folds is None:
             raise NotEnoughDataError("cross-fitting needs folds: gram_matrix(X, n_folds=10)")
         # Moments of the indicators of the folds: those of a joined fold are not zero where it has a part.
         counts, f = np.bincount(self.folds, minlength=self.n_folds), self.n_folds
         zeros = np.zeros((f, f, f))
-        joined = Moments(counts, np.eye(f)[:, None], zeros, zeros, dims=("fold",)).usable_folds()
+        indicators = Moments(counts, np.eye(f)[:, None], zeros, zeros, dims=("fold",))
+        joined = held_out_folds(indicators, regularization=1.0)  # there is always some
         return [np.flatnonzero(indicator[self.folds] > 0) for indicator in joined.mean[:, 0]]
 
 
@@ -170,6 +178,8 @@ def gram_matrix(
         Fewer than two images or views.
     NonFiniteError
         NaN or infinity among the features, or squares that overflow.
+    DegenerateFeaturesError
+        Squares that underflow.
 
     Notes
     -----
@@ -197,6 +207,8 @@ def gram_matrix(
         constant[here], no_residual[here] = _degenerate(rows, n, v, features.views_ordered)
         _add_product(total, rows, rows, scale * scale, lower=True)
     _refuse_overflow(total.diagonal(), features)
+    if total.diagonal().max() < 1e-290 and not constant.all():
+        raise DegenerateFeaturesError(f"{features.name}: squares of the features underflow; scale them up")
     return Gram(
         symmetric_from_lower(total, total),
         np.array(n),
@@ -480,10 +492,6 @@ class GramResidual:
         self.error_bound = max(self.error_bound, bound)
         return left
 
-    def trace_inverse(self) -> float:
-        """Tr P."""
-        return self.damped / self.tau
-
     @functools.cached_property
     def damped(self) -> float:
         """tau Tr P: so many of the d directions are not the residual's, but tau's."""
@@ -545,29 +553,24 @@ def gram_crossfit(gram: Gram, regularization: float, residual_centering: str = "
     """
     folds = gram.usable_folds()
     everyone, v, d = np.arange(int(gram.n_images)), gram.n_views, gram.n_features
-    if len(folds) < 2:
-        raise NotEnoughDataError(
-            f"cross-fitting needs at least two folds of two images; there are {len(everyone)} images"
-        )
     blocks = _Blocks.of(gram, residual_centering)
     _tau(gram, regularization, blocks, everyone)  # refuses what no fold can mend
     found = []
     for fold in folds:
         others = np.setdiff1d(everyone, fold)
         model = GramResidual(gram, regularization, residual_centering, others, blocks)
-        between, residual = model.trace("means", fold) / (len(fold) - 1), model.trace("contrasts", fold)
-        between_others = model.trace("means", others) / (len(others) - 1)
-        found.append((len(fold), between, residual / blocks.dof(len(fold)), model.damped, between_others))
-    n, between, residual, damped, between_others = np.array(found, dtype=np.float64).T
-    # The model and the products have what is asked there of moments and their model, under the same names.
+        found.append(
+            FoldTraces(
+                n_images=len(fold),
+                between=model.trace("means", fold) / (len(fold) - 1),
+                residual=model.trace("contrasts", fold) / blocks.dof(len(fold)),
+                damped=model.damped,
+                between_others=model.trace("means", others) / (len(others) - 1),
+            )
+        )
     whole = GramResidual(gram, regularization, residual_centering, blocks=blocks)
-    return Crossfit(
-        signal=n * (between - residual / v),
-        noise=n * (residual + damped),
-        n_views=v,
-        direction_variance=_direction_variance(cast(Any, whole), cast(Any, gram), residual),
-        log_q=np.log(between_others / d),
-    )
+    powers = whole.trace_powers(gram.between / (len(everyone) - 1))
+    return Crossfit.of(found, n_views=v, n_features=d, dof=whole.dof, damped=whole.damped, powers=powers)
 
 
 def held_out_gram_snr(

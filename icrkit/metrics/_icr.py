@@ -7,7 +7,6 @@ arXiv 2606.09718. The plug-in estimate is the paper's; the cross-fitted one and 
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Self
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import Features, as_features, unit_rows
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.metrics._base import MomentsEstimator, is_table
 from icrkit.metrics._crossfit import Crossfit, crossfit
 from icrkit.metrics._decomposition import (
@@ -25,6 +24,7 @@ from icrkit.metrics._decomposition import (
     ResidualModel,
     Traces,
     constant_features,
+    enough_folds,
     invariant_covariance,
     refuse_constant,
     residual_covariance,
@@ -80,7 +80,7 @@ def icr(
     NotEnoughDataError
         Fewer than two images or views, or m <= d at tau = 0.
     DegenerateFeaturesError
-        Constant features (in moments), or no residual.
+        Constant features (in moments), or no residual; with "crossfit", image means that coincide.
     IllConditionedError
         Residual covariance singular to working precision.
     ValueError
@@ -164,8 +164,7 @@ def held_out_snr(model: ResidualModel, moments: Moments, residual_centering: str
     invariant, residual = model.traces(
         invariant_covariance(moments, residual_centering), residual_covariance(moments, residual_centering)
     )
-    added = model.tau * model.trace_inverse() if model.tau else 0.0
-    return invariant / (residual + added)
+    return invariant / (residual + model.damped)
 
 
 class _GramFit(NamedTuple):
@@ -391,13 +390,11 @@ class ICREstimator(MomentsEstimator):
     def _ready(self, moments: Moments) -> bool:
         if not super()._ready(moments):
             return False
-        if self.regularization > 0 or self.correction == "none":
+        if self.correction == "crossfit":
+            return enough_folds(moments, self.regularization, self.residual_centering)
+        if self.correction == "none" or self.regularization > 0:
             return True
-        if self.correction == "gaussian":
-            return int(residual_dof(moments.total, self.residual_centering)) > moments.n_features + 1
-        folds = moments.usable_folds()
-        others = dataclasses.replace(moments.total, n_images=moments.total.n_images - folds.n_images.max())
-        return folds.n_folds > 1 and int(residual_dof(others, self.residual_centering)) > moments.n_features
+        return int(residual_dof(moments.total, self.residual_centering)) > moments.n_features + 1
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "icr_plugin_")
@@ -406,7 +403,7 @@ class ICREstimator(MomentsEstimator):
         """The result, or the reason why there is none: it is told to whoever reads the attribute."""
         try:
             return compute()
-        except (NotEnoughDataError, IllConditionedError) as reason:
+        except (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError) as reason:
             return reason.with_traceback(None)  # the frames would keep the features alive
 
     def _warn(self) -> None:

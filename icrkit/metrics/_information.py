@@ -28,9 +28,10 @@ from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
     between_covariance,
+    enough_folds,
+    held_out_folds,
     invariant_covariance,
     residual_covariance,
-    residual_dof,
 )
 from icrkit.metrics._fisher import fisher_spectrum
 from icrkit.moments import UNIT_ROUNDOFF, Moments
@@ -183,7 +184,7 @@ def information(
     model.error_bound(total.products)
     if method == "gaussian":
         return _gaussian(moments, model)
-    moments = _with_enough_folds(moments, model)
+    moments = held_out_folds(moments, regularization, residual_centering)
     return _elliptical(moments, model) if method == "elliptical" else _crossfit(moments, model)
 
 
@@ -210,7 +211,7 @@ def _gaussian(moments: Moments, model: ResidualModel) -> Information:
     single, residual = (_wishart_bias(ratio, pair.n_features) for ratio in pair.ratios())
     value = pair.information(single - residual)
     try:
-        moments = _with_enough_folds(moments, model)
+        moments = held_out_folds(moments, model.regularization, model.centering)
         held_out = _held_out_traces(moments, pair, model)
     except (NotEnoughDataError, IllConditionedError):
         return Information(value, None)
@@ -425,7 +426,8 @@ def held_out_snr_by_direction(
         than k. Above -1/V; not exactly descending.
     """
     model = ResidualModel(moments.total, regularization, residual_centering)
-    return _ratio_of_sums(*_held_out_sums(_with_enough_folds(moments, model), model))
+    folds = held_out_folds(moments, regularization, residual_centering)
+    return _ratio_of_sums(*_held_out_sums(folds, model))
 
 
 def _ratio_of_sums(signal: Matrix, noise: Matrix) -> Vector:
@@ -455,25 +457,6 @@ def _held_out_sums(moments: Moments, model: ResidualModel) -> tuple[Matrix, Matr
 def _quadratics(directions: Matrix, matrix: Matrix) -> Vector:
     """v' A v of each column v."""
     return np.asarray(np.einsum("ij,ij->j", directions, matrix @ directions))
-
-
-def _with_enough_folds(moments: Moments, model: ResidualModel) -> Moments:
-    """Folds that can be held out: at least two, each of two images, and m > d left by the largest."""
-    if "fold" not in moments.dims:
-        raise NotEnoughDataError(
-            "held-out folds are needed: Moments.from_cube(X, n_folds=10), n_folds > 1, or method='gaussian'"
-        )
-    moments = moments.usable_folds()
-    if moments.n_folds < 2:
-        raise NotEnoughDataError(f"two folds of two images are needed; there are {int(moments.n_images.sum())} images")
-    others = dataclasses.replace(moments.total, n_images=moments.total.n_images - moments.n_images.max())
-    m, d = int(residual_dof(others, model.centering)), moments.n_features
-    if m <= d and model.regularization == 0:
-        raise NotEnoughDataError(
-            f"more images are needed: without its largest fold m = {m} residual degrees of freedom are left for "
-            f"d = {d} features. Use more images or views, fewer features, or regularization > 0."
-        )
-    return moments
 
 
 class InvariantInformation(MomentsEstimator):
@@ -595,13 +578,7 @@ class InvariantInformation(MomentsEstimator):
     def _ready(self, moments: Moments) -> bool:
         if not super()._ready(moments):
             return False
-        if self.method == "gaussian" or "fold" not in moments.dims:
-            return True
-        try:
-            _with_enough_folds(moments, ResidualModel(moments.total, self.regularization, self.residual_centering))
-        except NotEnoughDataError:
-            return False
-        return True
+        return self.method == "gaussian" or enough_folds(moments, self.regularization, self.residual_centering)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "information_")

@@ -17,6 +17,7 @@ from icrkit.linalg import SpdFactor
 from icrkit.metrics._decomposition import (
     between_covariance,
     check_residual,
+    check_squares,
     constant_features,
     residual_covariance,
     residual_dof,
@@ -47,6 +48,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
         raise ValueError(f"delta must be >= 0, not {delta}")
     within, between = residual_covariance(moments, "none"), between_covariance(moments)
     dof, d = int(residual_dof(moments, "none")), moments.n_features
+    check_squares(moments)
     if not np.trace(between) > 0:
         raise DegenerateFeaturesError(f"the means over views of all {moments.n_images} images coincide")
     if not moments.within_uncentred_diagonal.sum() > 1e-17 * np.trace(moments.between):
@@ -79,7 +81,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
 
 
 def lidar(X: Any, delta: float = 1e-4, epsilon: float = 1e-8, *, n_views: int = 2, groups: Any = None) -> float:
-    """LiDAR: effective rank of the views' linear discriminant analysis; from 1 to min(N - 1, d).
+    """LiDAR: effective rank of the views' linear discriminant analysis; from 1 to about min(N - 1, d).
 
     Parameters
     ----------
@@ -152,7 +154,7 @@ class LiDAR(ViewMeasure):
     Attributes
     ----------
     lidar_ : float
-        From 1 to min(N - 1, d).
+        From 1 to min(N - 1, d), and with epsilon a trifle above.
 
     Notes
     -----
@@ -178,4 +180,4 @@ class LiDAR(ViewMeasure):
         self.n_views = n_views
 
     def _results(self, given: Any, y: Any) -> Mapping[str, Any]:
-        return {"lidar": lidar(given, self.delta, self.epsilon)}
+        return {"lidar": lidar(given, **self.get_params())}

@@ -47,7 +47,7 @@ def memorization_ratio(
     NonFiniteError
         NaN or infinity among the features, or their squares overflow.
     NotEnoughDataError
-        Fewer than two images in a set.
+        Fewer than two training images, or no generated one.
     ValueError
         The threshold is not in [-1, 1), there is no view of that number, or `exclude_self` and the sets differ in size.
 
@@ -75,7 +75,7 @@ def memorization_ratio(
     0.3333333333333333
     """
     search = CosineSearch(row_features(training), views)
-    results = _against(search, row_features(generated), threshold, exclude_self)
+    results = _against(search, row_features(generated, min_images=1), threshold, exclude_self)
     return float(results["memorization_ratio"])
 
 
@@ -132,6 +132,7 @@ class MemorizationRatio(Comparison):
     """
 
     quantity = "memorization_ratio"
+    least_images = 1
 
     def __init__(self, threshold: float = 0.6, *, exclude_self: bool = False, views: str | int = 0) -> None:
         self.threshold = threshold

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError
-from icrkit.metrics._base import FeatureTransformer, is_table, labelled_features
-from icrkit.metrics._classes import add_by_label, class_codes, labelled_rows
+from icrkit.metrics._base import FeatureTransformer, image_labels, is_table, labelled_features
+from icrkit.metrics._classes import class_means, deviations
 
 __all__ = ["ClassMoments", "NC1Scorer", "class_moments", "nc1"]
 
@@ -25,11 +24,12 @@ VARIANTS = ("pinv", "svd", "quotient")
 
 
 class ClassMoments(NamedTuple):
-    """Counts (K,), means (K, d) and pooled scatter (d, d) about the class means, of labelled rows."""
+    """Counts (K,), means (K, d) as `ClassMeans` has them, and pooled scatter (d, d) about these, of labelled rows."""
 
     classes: NDArray[Any]
     counts: NDArray[np.int64]
     means: Matrix
+    origin: NDArray[np.float64]
     within: Matrix
 
     @property
@@ -51,40 +51,12 @@ class ClassMoments(NamedTuple):
 
 
 def class_moments(features: Features, y: NDArray[Any], views: str | int = "mean") -> ClassMoments:
-    """Per-class means, then the scatter about them, in two passes over blocks.
-
-    One pass would have to subtract class means from a total scatter; under collapse, the case of interest, that leaves
-    rounding only.
-
-    Parameters
-    ----------
-    features : Features
-    y : ndarray (n_images,)
-        Class of each image.
-    views : {"mean", "all"} or int
-        Rows used: the mean over views of each image, every view, or one view.
-
-    Raises
-    ------
-    ValueError
-        There is no view of that number.
-    NotEnoughDataError
-        Fewer than two classes.
-    """
-    classes, codes = class_codes(y)
-    d = features.shape[2]
-    counts, means = np.zeros(len(classes), dtype=np.int64), np.zeros((len(classes), d))
-    for rows, labels in labelled_rows(features, codes, views):
-        if not np.isfinite(rows).all():
-            features.raise_non_finite()
-        add_by_label(means, rows, labels)
-        counts += np.bincount(labels, minlength=len(classes))
-    means /= counts[:, None]
-    within = np.zeros((d, d))
-    for rows, labels in labelled_rows(features, codes, views):
-        deviations = rows - means[labels]
-        within += deviations.T @ deviations
-    return ClassMoments(classes, counts, means, within)
+    """Per-class means, and the scatter about them: see `class_means` for parameters and errors."""
+    found = class_means(features, y, views)
+    within = np.zeros((features.shape[2],) * 2)
+    for rows, _ in deviations(features, found, views):
+        within += rows.T @ rows
+    return ClassMoments(found.classes, found.counts, found.means, found.origin, within)
 
 
 def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classes", views: str | int = "mean") -> float:
@@ -113,8 +85,10 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
         There is no view of that number.
     NotEnoughDataError
         Fewer than two classes.
+    NonFiniteError
+        NaN or infinity among the features, or squares that overflow.
     DegenerateFeaturesError
-        All class means coincide.
+        All class means coincide, or squares underflow.
 
     Notes
     -----
@@ -221,7 +195,7 @@ class NC1Scorer(FeatureTransformer):
         self.within_covariance_ = moments.within_covariance
         self.between_covariance_ = moments.between_covariance(self.global_mean)
         centred = moments.centred_means(self.global_mean)
-        self.mean_ = moments.means[0] - centred[0]
+        self.mean_ = moments.origin + (moments.means[0] - centred[0])
         self.components_ = _mean_directions(centred)[1]
         self._n_features_out = len(self.components_)
         return self
@@ -232,17 +206,9 @@ class NC1Scorer(FeatureTransformer):
         return -nc1(self._class_moments(X, y, reset=False), variant=self.variant, global_mean=self.global_mean)
 
     def _class_moments(self, X: Any, y: Any, *, reset: bool) -> ClassMoments:
-        if is_table(X):
-            if y is None:
-                raise ValueError("requires y to be passed, but the target y is None")
-            X, y = validate_data(self, X, y, reset=reset, dtype=(np.float64, np.float32))
-            check_classification_targets(y)
-            return class_moments(Features(X[:, None], np.arange(len(X))), y, views=0)
-        features, labels = labelled_features(X, y)
-        self._check_n_features_of(features.shape[2], reset=reset)
-        labels = column_or_1d(labels, warn=True)
-        check_classification_targets(labels)
-        return class_moments(features, labels, self.views)
+        features = self._row_features(X, reset=reset)
+        labels = image_labels(X, y, features.shape[0])
+        return class_moments(features, labels, 0 if is_table(X) else self.views)
 
     def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.asarray((rows - self.mean_) @ self.components_.T)

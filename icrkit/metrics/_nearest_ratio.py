@@ -44,7 +44,7 @@ def nearest_ratio(generated: Any, training: Any, threshold: float = 1 / 3, views
     NonFiniteError
         NaN or infinity among the features, or their range overflows.
     NotEnoughDataError
-        Fewer than two images in a set.
+        Fewer than two training images, or no generated one.
     ValueError
         The threshold is not in (0, 1], or there is no view of that number.
 
@@ -72,7 +72,7 @@ def nearest_ratio(generated: Any, training: Any, threshold: float = 1 / 3, views
     >>> ik.nearest_ratio([[1.0], [4.0]], training=[[0.0], [10.0]])
     0.5
     """
-    results = _against(DistanceSearch(row_features(training), views), row_features(generated), threshold)
+    results = _against(DistanceSearch(row_features(training), views), row_features(generated, min_images=1), threshold)
     return float(results["nearest_ratio"])
 
 
@@ -134,6 +134,7 @@ class NearestRatio(Comparison):
     """
 
     quantity = "nearest_ratio"
+    least_images = 1
 
     def __init__(self, threshold: float = 1 / 3, *, views: str | int = 0) -> None:
         self.threshold = threshold

@@ -174,7 +174,9 @@ class CosineSearch(_Search):
     def _enter(self, given: Rows, out: Rows, features: Features) -> None:
         norms = np.sqrt(np.einsum("nd,nd->n", given, given, dtype=np.float64))
         _check_finite(norms, features)
-        zero = norms == 0
+        zero = norms < 1e-145
+        if given[zero].any():
+            raise DegenerateFeaturesError(f"{features.name}: squares of features underflow; scale both sets up")
         if zero.any():
             warnings.warn(
                 f"{features.name}: {int(zero.sum())} feature vectors are all zero and similar to nothing", stacklevel=2
@@ -183,8 +185,13 @@ class CosineSearch(_Search):
         np.divide(given, norms[:, None], out=out, casting="same_kind")
 
     def _values(self, queries: Rows, found: NDArray[np.intp]) -> NDArray[np.float64]:
-        pairs = self.rows[found].astype(np.float64)
-        return np.asarray(np.einsum("nd,nkd->nk", queries.astype(np.float64), pairs).clip(-1.0, 1.0))
+        queries, pairs = queries.astype(np.float64), self.rows[found].astype(np.float64)
+        products = np.einsum("nd,nkd->nk", queries, pairs)
+        if self.rows.dtype == np.float32:
+            # Rounded to float32, rows have unit length to 1e-7 only, and a copy would not be at 1.
+            squares = np.square(queries).sum(axis=1)[:, None] * np.square(pairs).sum(axis=2)
+            products /= np.sqrt(np.where(squares > 0, squares, 1.0))
+        return np.asarray(products.clip(-1.0, 1.0))
 
 
 class DistanceSearch(_Search):

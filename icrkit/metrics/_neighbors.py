@@ -97,8 +97,7 @@ def neighbor_retrieval(
     holds the N x q similarities (times V for "residual"), a tile of X, and the query images; beyond 256 MiB of these
     the features are gone through in several ranges. A tile is cut as X is stored: some images with all their features
     where a stored chunk holds whole rows, as in cubes written here, and all images of a chunk with some features where
-    it does not. A range of features costs a cube written here as much reading as all of them, because a chunk, (block,
-    views, 1 level, all features), is read whole.
+    it does not.
 
     References
     ----------
@@ -176,6 +175,9 @@ def _similarities(
             for q, (image, row) in enumerate(zip(which, own % per_image, strict=True)):
                 for piece, rows, _ in _parts(some.read(image, image + 1), component):
                     queries[q, piece] = rows[row]
+            largest = np.abs(queries).max(axis=1)
+            if ((largest > 0) & ~((largest > 1e-15) & (largest < 1e15))).any():
+                queries = queries.astype(np.float64)  # products would leave float32's range
             for start, tile in some.blocks(_tile_bytes(some)):
                 for piece, rows, mean in _parts(tile, component):
                     here = slice(start * per_image, start * per_image + len(rows))
@@ -211,13 +213,14 @@ def _cosines(
     features: Features,
     component: str,
 ) -> NDArray[np.float64]:
-    none = squares <= (_NO_RESIDUAL**2 * sizes if component == "residual" else 0.0)
+    none = (squares < 1e-290) | (squares <= (_NO_RESIDUAL**2 * sizes if component == "residual" else 0.0))
     if none[own].any():
         row = int(own[none[own]][0])
         image, view = divmod(row, len(squares) // features.shape[0])
         why = f"view {view} differs from the mean of its views by nothing" if component == "residual" else "it is zero"
         raise DegenerateFeaturesError(
-            f"{features.name}: image {features.image_ids[image]} has no direction to compare, because {why}"
+            f"{features.name}: image {features.image_ids[image]} has no direction to compare, because {why}, or so "
+            "nearly that its square underflows"
         )
     if none.any():
         warnings.warn(

@@ -16,13 +16,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from icrkit._features import Features, as_features, unit_rows
+from icrkit._features import Features, unit_rows
 from icrkit.exceptions import NotEnoughDataError
-from icrkit.metrics._base import Measure, image_labels, is_table, labelled_features
-from icrkit.metrics._classes import class_codes, read_rows
+from icrkit.metrics._base import Measure, labelled_features
+from icrkit.metrics._classes import check_squares, class_codes, read_rows
 from icrkit.moments import Moments
 
 __all__ = [
@@ -89,7 +89,9 @@ def linear_probe(
     NotEnoughDataError
         Fewer than two classes, no class with as many images as folds, or one class only to train on in a fold.
     NonFiniteError
-        NaN or infinity among the features.
+        NaN or infinity among the features, or squares that overflow.
+    DegenerateFeaturesError
+        Squares that underflow.
 
     Notes
     -----
@@ -114,9 +116,8 @@ def linear_probe(
     (True, True)
     """
     features, y = labelled_features(X, y)
-    return _cross_validated(
-        lambda: _linear(C, max_iter), read_rows(features, views), class_codes(y)[1], cv, random_state
-    )
+    rows = _standardizable(features, views)
+    return _cross_validated(lambda: _linear(C, max_iter), rows, class_codes(y)[1], cv, random_state)
 
 
 def knn_probe(
@@ -238,7 +239,9 @@ def few_label_probe(
         Fewer than two classes, a class with fewer than `n_labels` images, no image left to judge by, or fewer than two
         draws.
     NonFiniteError
-        NaN or infinity among the features.
+        NaN or infinity among the features, or squares that overflow.
+    DegenerateFeaturesError
+        Squares that underflow.
 
     Notes
     -----
@@ -263,7 +266,7 @@ def few_label_probe(
     if n_draws < 2:
         raise NotEnoughDataError(f"a standard error needs at least two draws, not {n_draws}")
     features, y = labelled_features(X, y)
-    rows, (classes, codes) = read_rows(features, views), class_codes(y)
+    rows, (classes, codes) = _standardizable(features, views), class_codes(y)
     judged = _judged(X_test, y_test, classes, features.shape[2], views)
     scores = []
     with threadpool_limits(1, user_api="blas"):
@@ -316,6 +319,13 @@ def _cross_validated(make: Callable[[], Any], rows: Rows, codes: Codes, cv: int,
     return ProbeAccuracy(float(right.mean()), float(right.std(ddof=1) / np.sqrt(len(right))))
 
 
+def _standardizable(features: Features, views: str | int) -> Rows:
+    """Rows whose variances stay in range: standardising would pass others on as they are."""
+    rows = read_rows(features, views)
+    check_squares(float(np.abs(rows).max()), features.name)
+    return rows
+
+
 def _linear(C: float, max_iter: int) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter))
 
@@ -365,10 +375,14 @@ class _CosineNeighbors:
 
 
 class _Probe(ClassifierMixin, Measure):  # type: ignore[misc]
-    """A classifier of single rows, with its cross-validated accuracy; subclasses define ``_make() -> probe``."""
+    """A classifier of single rows, with its cross-validated accuracy.
+
+    Subclasses define ``_rows(features) -> rows``, those that it sees, and ``_make() -> probe``.
+    """
 
     quantity = "accuracy"
     needs_labels = True
+    least_images = 1
     cv: int
     random_state: int
     views: str | int
@@ -386,7 +400,7 @@ class _Probe(ClassifierMixin, Measure):  # type: ignore[misc]
             With ``views="all"``: (n_images * n_views,), all views of an image together.
         """
         check_is_fitted(self)
-        rows = self._rows_to_tell(X)
+        rows = self._rows(self._read(X, reset=False))
         return np.asarray(self.probe_.predict(rows.reshape(-1, rows.shape[2])))
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -403,29 +417,17 @@ class _Probe(ClassifierMixin, Measure):  # type: ignore[misc]
         float
         """
         check_is_fitted(self)
-        labels = image_labels(X, y)
-        rows = self._rows_to_tell(X)
-        check_consistent_length(rows, labels)
-        return float(_right(self.probe_, rows, labels).mean())
-
-    def _rows_to_tell(self, X: Any) -> Rows:
-        if is_table(X):
-            return self._rows(
-                self._rows_as_features(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
-            )
-        features = as_features(X, min_views=1, min_images=1)
-        self._check_n_features_of(features.shape[2], reset=False)
-        return self._rows(features)
-
-    def _rows(self, features: Features) -> Rows:
-        return read_rows(features, self.views)
+        features, labels = self._given(X, y, reset=False)
+        return float(_right(self.probe_, self._rows(features), labels).mean())
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        assert isinstance(given, Features)
         rows, (classes, codes) = self._rows(given), class_codes(y)
         accuracy, error = _cross_validated(self._make, rows, codes, self.cv, self.random_state)
         probe = _fitted(self._make(), rows, classes[codes])
         return {"classes": classes, "accuracy": accuracy, "accuracy_error": error, "probe": probe}
+
+    def _rows(self, features: Any) -> Rows:
+        raise NotImplementedError
 
     def _make(self) -> Any:
         raise NotImplementedError
@@ -496,6 +498,9 @@ class LinearProbe(_Probe):
         results = super()._results(given, y)
         return {**results, "n_iter": int(results["probe"][-1].n_iter_.max())}
 
+    def _rows(self, features: Any) -> Rows:
+        return _standardizable(features, self.views)
+
     def _make(self) -> Any:
         return _linear(self.C, self.max_iter)
 
@@ -559,7 +564,7 @@ class KNNProbe(_Probe):
         self.random_state = random_state
         self.views = views
 
-    def _rows(self, features: Features) -> Rows:
+    def _rows(self, features: Any) -> Rows:
         return read_rows(features, self.views).astype(features.dtype, copy=False)
 
     def _make(self) -> Any:
@@ -629,14 +634,5 @@ class FewLabelProbe(Measure):
         self.views = views
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        accuracy, error = few_label_probe(
-            given,
-            y,
-            n_labels=self.n_labels,
-            n_draws=self.n_draws,
-            C=self.C,
-            max_iter=self.max_iter,
-            random_state=self.random_state,
-            views=self.views,
-        )
+        accuracy, error = few_label_probe(given, y, **self.get_params())
         return {"accuracy": accuracy, "accuracy_error": error}

@@ -26,7 +26,7 @@ def rankme(
     centered: bool = False,
     renormalize: bool = False,
 ) -> float:
-    """RankMe: effective rank of the uncentred features; from 1 to min(N, d).
+    """RankMe: effective rank of the uncentred features; from 1 to min(N, d), and with epsilon a trifle above.
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ def rankme(
     exp(-sum_k p_k log p_k), p_k = s_k/||s||_1 + epsilon, over the min(N, d) singular values s of the rows: square roots
     of the eigenvalues of X^T X, cut there, since the rest of them are zero whatever the features. Those below about
     1e-8 sqrt(d) times the largest count as zero. Without renormalisation epsilon lifts the result by a share of up to
-    min(N, d) epsilon log(1/epsilon), 0.02 % per hundred features. Invariant under rotation, scaling and order of the
+    min(N, d) epsilon log(1/epsilon), 0.02 % per hundred features, beyond min(N, d) if need be. Centred, at most N - 1
+    singular values are not zero. Invariant under rotation, scaling and order of the
     images; translation matters (a mean far from the origin is one direction that outweighs all others, and RankMe falls
     to 1), as do other affine maps. Biased downwards while N is not large against d. Noise counts as rank. Cost: one
     pass and the eigenvalues of a d x d matrix.
@@ -103,7 +104,7 @@ class RankMe(Measure):
     Attributes
     ----------
     rankme_ : float
-        From 1 to min(N, d).
+        From 1 to min(N, d), or min(N - 1, d) where centred; with epsilon a trifle above.
 
     Notes
     -----
@@ -140,13 +141,4 @@ class RankMe(Measure):
         self.renormalize = renormalize
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        return {
-            "rankme": rankme(
-                given,
-                self.views,
-                self.epsilon,
-                spectrum=self.spectrum,
-                centered=self.centered,
-                renormalize=self.renormalize,
-            )
-        }
+        return {"rankme": rankme(given, **self.get_params())}

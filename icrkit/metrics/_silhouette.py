@@ -6,6 +6,7 @@ J. Comput. Appl. Math. 20, 53-65.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -103,6 +104,8 @@ def silhouette(
     rows = read_rows(features, views)
     n, per_image, d = rows.shape
     rows = rows.reshape(n * per_image, d).astype(features.dtype, copy=False)
+    # In units of a power of two, which changes no digits: squares and sums stay in range.
+    rows = np.ldexp(rows, -int(np.frexp(np.abs(rows).max())[1]))
     if metric == "cosine":
         rows = unit_rows(rows, features.name)
     if not np.abs(rows - rows[0]).max() > 4 * np.finfo(rows.dtype).eps * np.abs(rows).max():
@@ -119,37 +122,40 @@ def silhouette(
     counts = np.bincount(codes)
     if counts.max() < 2:
         raise NotEnoughDataError(f"each of the {len(counts)} classes has n_samples=1 row: none is near its own")
+    order = np.argsort(codes, kind="stable")  # rows of a class side by side: sums over runs
+    rows, codes = rows[order], codes[order]
     to_class = _cosine_sums(rows, codes) if metric == "cosine" else _euclidean_sums(rows, codes, block_size)
     return float(_coefficients(to_class, codes, counts).mean())
 
 
 def _coefficients(sums: NDArray[np.float64], codes: Codes, counts: Codes) -> NDArray[np.float64]:
-    """(b - a)/max(a, b) of each row, from the sums (N, K) of its distances to the rows of each class."""
+    """(b - a)/max(a, b) of each row, from the sums (N, K) of its distances to each class, which become means."""
     own = np.arange(len(codes)), codes
     a = sums[own] / np.maximum(counts - 1, 1)[codes]
-    means = sums / counts
-    means[own] = np.inf
-    b = means.min(axis=1)
+    sums /= counts
+    sums[own] = np.inf
+    b = sums.min(axis=1)
     larger = np.maximum(a, b)
     defined = (counts[codes] > 1) & (larger > 0)
     return np.where(defined, b - a, 0.0) / np.where(defined, larger, 1.0)
 
 
 def _euclidean_sums(rows: Rows, codes: Codes, block_size: int) -> NDArray[np.float64]:
-    """Sums of each row's distances to the rows of each class, (N, K); every block of pairs once."""
-    order = np.argsort(codes, kind="stable")  # rows of a class side by side: sums over runs of columns
-    rows, codes = rows[order], codes[order]
-    squares = np.square(rows, dtype=np.float64).sum(axis=1)
-    if not squares.max() < 1e30:
-        rows = rows.astype(np.float64)  # products would leave float32's range
-    squares = squares.astype(rows.dtype)
-    blocks = [slice(start, start + block_size) for start in range(0, len(rows), block_size)]
+    """Sums of each row's distances to the rows of each class, (N, K), codes ascending; every block of pairs once."""
+    squares = np.square(rows, dtype=np.float64).sum(axis=1).astype(rows.dtype)
+    n = len(rows)
+    buffer = np.empty(min(block_size, n) ** 2, dtype=rows.dtype)
+    blocks = [slice(start, min(start + block_size, n)) for start in range(0, n, block_size)]
     runs = [np.unique(codes[block], return_index=True) for block in blocks]
-    sums = np.zeros((len(rows), int(codes[-1]) + 1))
+    sums = np.zeros((int(codes[-1]) + 1, n))
     for i, here in enumerate(blocks):
+        doubled = -2 * rows[here]
+        present, first = runs[i]
+        bounds = list(zip(present.tolist(), itertools.pairwise([*first.tolist(), len(doubled)]), strict=True))
         for j, there in enumerate(blocks[i:], start=i):
-            distances = rows[here] @ rows[there].T
-            distances *= -2
+            shape = len(doubled), there.stop - there.start
+            distances = buffer[: shape[0] * shape[1]].reshape(shape)
+            np.matmul(doubled, rows[there].T, out=distances)
             distances += squares[here, None]
             distances += squares[there]
             np.maximum(distances, 0, out=distances)  # rounding of coincident rows
@@ -157,13 +163,12 @@ def _euclidean_sums(rows: Rows, codes: Codes, block_size: int) -> NDArray[np.flo
             if i == j:
                 np.fill_diagonal(distances, 0)
             present, first = runs[j]
-            sums[here, present] += np.add.reduceat(distances, first, axis=1, dtype=np.float64)
+            sums[present, here] += np.add.reduceat(distances, first, axis=1, dtype=np.float64).T
             if j > i:
-                present, first = runs[i]
-                sums[there, present] += np.add.reduceat(distances, first, axis=0, dtype=np.float64).T
-    unsorted = np.empty_like(sums)
-    unsorted[order] = sums
-    return unsorted
+                # Run by run: along this axis reduceat takes ten times as long.
+                for k, (start, stop) in bounds:
+                    sums[k, there] += distances[start:stop].sum(axis=0, dtype=np.float64)
+    return sums.T
 
 
 def _cosine_sums(unit: NDArray[Any], codes: Codes) -> NDArray[np.float64]:
@@ -257,15 +262,4 @@ class Silhouette(Measure):
         return self.labels == "classes"
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
-        return {
-            "silhouette": silhouette(
-                given,
-                y,
-                self.labels,
-                self.n_clusters,
-                metric=self.metric,
-                random_state=self.random_state,
-                views=self.views,
-                block_size=self.block_size,
-            )
-        }
+        return {"silhouette": silhouette(given, y, **self.get_params())}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from icrkit.exceptions import DegenerateFeaturesError
-from icrkit.metrics._decomposition import Traces, check_residual, traces
+from icrkit.metrics._decomposition import Traces, check_residual, check_squares, traces
 from icrkit.metrics._view_measure import ViewMeasure, view_moments
 from icrkit.moments import Moments
 
@@ -27,6 +27,7 @@ def checked_traces(moments: Moments, residual_centering: str = "view") -> Traces
         See :func:`icrkit.trace_ratio`.
     """
     found = traces(moments, residual_centering)
+    check_squares(moments)
     if not found.total > 0:
         raise DegenerateFeaturesError(f"none of the {moments.n_features} features varies")
     if not found.residual > 1e-17 * found.total:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
-from sklearn.utils.validation import check_is_fitted
-
-from icrkit._features import as_features
+from icrkit._features import Features, as_features
 from icrkit.backends import moments_of
 from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._base import Measure
@@ -70,20 +67,28 @@ class ViewMeasure(Measure):
         -------
         self
         """
-        results: Mapping[str, Any] = self._results(self._view_moments(X, groups, reset=True), None)
-        for name, value in results.items():
-            setattr(self, f"{name}_", value)
-        return self
+        return self._keep(*self._given(X, y, groups, reset=True))
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Add images to those of the fit before: see `FromMoments.partial_fit`.
+
+        Parameters
+        ----------
+        X, y, groups
+            As for `fit`; X is not Moments.
+
+        Returns
+        -------
+        self
+        """
+        return self._add(X, groups)
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """The number on X, signed so that greater is better."""
-        check_is_fitted(self)
-        value = float(self._results(self._view_moments(X, groups, reset=False), None)[self.quantity])
-        return value if self.greater_is_better else -value
+        return self._score(X, y, groups)
 
-    def _view_moments(self, X: Any, groups: Any, *, reset: bool) -> Moments:
-        normalize = getattr(self, "normalize", None)
-        if isinstance(X, Moments):
-            self._check_n_features_of(X.n_features, reset=reset)
-            return view_moments(X, normalize=normalize)
-        return view_moments(self._features(X, groups=groups, reset=reset, normalize=normalize))
+    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
+        return self._features(X, groups=groups, reset=reset, normalize=getattr(self, "normalize", None))
+
+    def _own_moments(self, given: Features | Moments) -> Moments:
+        return view_moments(given)

@@ -1,4 +1,4 @@
-"""The curve of ICR over noise levels, and what was chosen on it."""
+"""The curve of ICR or information over noise levels, and what was chosen on it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,27 @@ from icrkit.plot._style import (
     plain_log_axis,
     pyplot,
 )
+from icrkit.readings._reading import criterion_of
 
 __all__ = ["SigmaCurveDisplay"]
 
+# Names of value, low and high in the curve of a window.
+_COLUMNS = {"icr": ("icr", "low", "high"), "information": ("information", "information_low", "information_high")}
+
 
 class SigmaCurveDisplay:
-    """Invariant contamination ratio over noise levels, with the chosen level and window.
+    """ICR or invariant information over noise levels, with the chosen level and window.
 
     Parameters
     ----------
     sigma : array (n_levels,)
         Noise levels, ascending.
-    icr, low, high : array (n_levels,)
-        Cross-fitted ICR and its confidence interval.
+    value, low, high : array (n_levels,)
+        Cross-fitted ICR, or information in nats, and its confidence interval.
+    criterion : {"icr", "information"}
+        Which of them.
     plugin : array (n_levels,), optional
-        The paper's plug-in estimate.
+        The paper's plug-in estimate of ICR.
     chosen : float, optional
         The chosen level.
     window : (float, float), optional
@@ -60,7 +66,7 @@ class SigmaCurveDisplay:
     Examples
     --------
     >>> from icrkit.plot import SigmaCurveDisplay
-    >>> display = SigmaCurveDisplay(sigma=[0.1, 1.0], icr=[0.4, 0.7], low=[0.38, 0.68], high=[0.42, 0.72], chosen=0.1)
+    >>> display = SigmaCurveDisplay(sigma=[0.1, 1.0], value=[0.4, 0.7], low=[0.38, 0.68], high=[0.42, 0.72], chosen=0.1)
     >>> ax = display.plot().ax_
     """
 
@@ -72,9 +78,10 @@ class SigmaCurveDisplay:
         self,
         *,
         sigma: ArrayLike,
-        icr: ArrayLike,
+        value: ArrayLike,
         low: ArrayLike,
         high: ArrayLike,
+        criterion: str = "icr",
         plugin: ArrayLike | None = None,
         chosen: float | None = None,
         window: tuple[float, float] | None = None,
@@ -85,9 +92,10 @@ class SigmaCurveDisplay:
         confidence: float = 0.95,
     ) -> None:
         self.sigma = np.asarray(sigma, dtype=np.float64)
-        self.icr = np.asarray(icr, dtype=np.float64)
+        self.value = np.asarray(value, dtype=np.float64)
         self.low = np.asarray(low, dtype=np.float64)
         self.high = np.asarray(high, dtype=np.float64)
+        self.criterion = criterion
         self.plugin = None if plugin is None else np.asarray(plugin, dtype=np.float64)
         self.chosen = chosen
         self.window = window
@@ -102,6 +110,7 @@ class SigmaCurveDisplay:
         cls,
         window: Any,
         *,
+        criterion: str | None = None,
         accuracy: ArrayLike | None = None,
         accuracy_error: ArrayLike | None = None,
         ax: Any = None,
@@ -112,6 +121,8 @@ class SigmaCurveDisplay:
         ----------
         window : SemanticWindow
             Fitted.
+        criterion : {"icr", "information"}, optional
+            What is drawn; by default what the window ranked the levels by.
         accuracy, accuracy_error : array (n_levels,), optional
             Of a probe, at the levels of ``window.curve_``, ascending.
         ax : Axes, or (Axes, Axes), optional
@@ -125,16 +136,22 @@ class SigmaCurveDisplay:
         Examples
         --------
         >>> import icrkit as ik
-        >>> cube = ik.datasets.make_cube(n_images=200, n_features=4, icr=[0.3, 0.6], sigmas=[0.1, 1.0])
+        >>> cube = ik.datasets.make_cube(n_images=200, n_features=4, icr=[0.3, 0.6, 0.8], sigmas=[0.1, 1.0, 2.0])
         >>> display = ik.plot.SigmaCurveDisplay.from_estimator(ik.SemanticWindow().fit(cube))
         >>> display.chosen
         0.1
         """
         check_is_fitted(window)
         one = window.curve_.sel(layer=window.best_layer_)
+        drawn = window.criterion if criterion is None else criterion
+        value, low, high = (one[name].to_numpy() for name in _COLUMNS[criterion_of(drawn).name])
         display = cls(
             sigma=one["sigma"].to_numpy(),
-            **{name: one[name].to_numpy() for name in ("icr", "low", "high", "plugin")},
+            value=value,
+            low=low,
+            high=high,
+            criterion=drawn,
+            plugin=one["plugin"].to_numpy() if drawn == "icr" else None,
             chosen=window.best_sigma_,
             window=window.window_,
             trained_range=window.trained_range_,
@@ -198,19 +215,26 @@ class SigmaCurveDisplay:
 
     def _draw_curve(self, ax: Any) -> None:
         layer = "" if self.layer is None else f" of {self.layer}"
-        dress(ax, f"ICR{layer} with {self.confidence:.0%} interval: lower is cleaner")
+        if self.criterion == "icr":
+            dress(ax, f"ICR{layer} with {self.confidence:.0%} interval: lower is cleaner")
+        else:
+            dress(ax, f"information{layer}, nats, with {self.confidence:.0%} interval: higher is better")
         ax.fill_between(self.sigma, self.low, self.high, color=ACCENT, alpha=0.22, linewidth=0)
-        self._draw_line(ax, self.icr, ACCENT, "o")
-        labels = [(self.icr[-1], "cross-fitted", ACCENT)]
+        self._draw_line(ax, self.value, ACCENT, "o")
+        labels: list[tuple[float, str, str]] = []
         values = [self.low, self.high]
         if self.plugin is not None:
             ax.plot(self.sigma, self.plugin, color=MUTED, linewidth=1.0, dashes=(4, 2.5))
-            labels.append((self.plugin[-1], "plug-in", MUTED))
+            labels = [(self.value[-1], "cross-fitted", ACCENT), (self.plugin[-1], "plug-in", MUTED)]
             values.append(self.plugin)
         bottom, top = float(np.min(values)), float(np.max(values))
         span = (top - bottom) or 1.0
-        # Room below the curve for the name of the chosen level, and above it for that of the untrained ones.
-        ax.set_ylim(bottom - 0.27 * span, top + 0.12 * span)
+        # Room for the name of the chosen level below a curve that is lowest there, and above it for that of the
+        # untrained ones.
+        if self.criterion == "icr":
+            ax.set_ylim(bottom - 0.27 * span, top + 0.12 * span)
+        else:
+            ax.set_ylim(bottom - 0.06 * span, top + (0.12 if self._inside().all() else 0.24) * span)
         _label_ends(ax, self.sigma[-1], labels, gap=0.08 * span)
 
     def _draw_accuracy(self, ax: Any) -> None:
@@ -259,7 +283,7 @@ class SigmaCurveDisplay:
             words.append(f"window: {plain(self.window[0])} to {plain(self.window[1])}")
         if named and self.chosen is not None:
             at = int(np.argmin(np.abs(self.sigma - self.chosen)))
-            ax.plot(self.chosen, self.icr[at], "o", color=INK, markersize=7.5, zorder=4)
+            ax.plot(self.chosen, self.value[at], "o", color=INK, markersize=7.5, zorder=4)
             to_left = _fraction(ax, self.chosen) > 0.6
             ax.annotate(
                 "\n".join(words), (self.chosen, 0.0), xycoords=("data", "axes fraction"),

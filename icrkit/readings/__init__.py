@@ -1,6 +1,23 @@
 """What a curve says: decisions from numbers, with their uncertainty."""
 
 from icrkit.readings._compare import compare, paired_tests, rank_correlation
+from icrkit.readings._course import TrainingCourse
+from icrkit.readings._difference import Difference, paired_difference
+from icrkit.readings._monitor import ICRMonitor, MonitorState
+from icrkit.readings._sample_size import SampleSize, sample_size, sample_size_curve
 from icrkit.readings._window import SemanticWindow
 
-__all__ = ["SemanticWindow", "compare", "paired_tests", "rank_correlation"]
+__all__ = [
+    "Difference",
+    "ICRMonitor",
+    "MonitorState",
+    "SampleSize",
+    "SemanticWindow",
+    "TrainingCourse",
+    "compare",
+    "paired_difference",
+    "paired_tests",
+    "rank_correlation",
+    "sample_size",
+    "sample_size_curve",
+]

@@ -11,7 +11,7 @@ from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.moments import Moments
 
-__all__ = ["check_same_draws", "check_same_folds"]
+__all__ = ["check_recorded_draws", "check_same_draws", "check_same_folds", "recorded_draws"]
 
 # What a cube records of the images and of what was drawn for them. What is not recorded is not asked.
 _DRAWN = ("seed", "views", "noise", "noise_draws", "images", "encode")
@@ -46,13 +46,27 @@ def check_same_draws(cubes: Sequence[Cube], names: Sequence[str]) -> None:
             )
         if cube.n_views != first.n_views:
             raise CubeFormatError(f"{name} has {cube.n_views} views, {names[0]} {first.n_views}: use as many")
-        for key in _DRAWN:
-            here, there = first.attrs.get(key), cube.attrs.get(key)
-            if here is not None and there is not None and here != there:
-                raise CubeFormatError(
-                    f"{name} and {names[0]} differ in {key}: {_told(there, here)} against {_told(here, there)}. "
-                    "Differences are paired draw by draw: extract all with the same"
-                )
+        check_recorded_draws(recorded_draws(first), recorded_draws(cube), names[0], name)
+
+
+def recorded_draws(cube: Cube) -> dict[str, Any]:
+    """What a cube records of the images and of what was drawn for them."""
+    return {key: cube.attrs[key] for key in _DRAWN if cube.attrs.get(key) is not None}
+
+
+def check_recorded_draws(here: Mapping[str, Any], there: Mapping[str, Any], here_name: str, there_name: str) -> None:
+    """Refuse records that differ in something both of them have.
+
+    Raises
+    ------
+    CubeFormatError
+    """
+    for key in (key for key in _DRAWN if key in here and key in there):
+        if here[key] != there[key]:
+            raise CubeFormatError(
+                f"{there_name} and {here_name} differ in {key}: {_told(there[key], here[key])} against "
+                f"{_told(here[key], there[key])}. Differences are paired draw by draw: extract all with the same"
+            )
 
 
 def check_same_folds(moments: Sequence[Moments], names: Sequence[str]) -> None:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from icrkit.exceptions import IllConditionedError
 from icrkit.metrics._crossfit import crossfit, jackknife_error
 from icrkit.metrics._decomposition import ResidualModel
 from icrkit.metrics._information import information
 from icrkit.moments import Moments
 
-__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "read"]
+__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "read", "read_features"]
 
 Vector = NDArray[np.float64]
 
@@ -102,6 +103,12 @@ class Reading:
             return 1.0 / (1.0 + np.exp(merit) - 1.0 / self.n_views)
         return merit
 
+    def merit_at(self, value: Any) -> Any:
+        """Merit where the value of the criterion is this: float, or array of them."""
+        if self.criterion.name == "icr":
+            return np.log(1.0 / np.asarray(value) - 1.0 + 1.0 / self.n_views)
+        return value
+
 
 def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, regularization: float = 0.0) -> Reading:
     """Read a criterion off the moments of one layer at one level.
@@ -143,6 +150,49 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
         chosen, value, low, high, merit, np.asarray(replicates), int(moments.n_images.sum()), moments.n_views,
         moments.n_features,
     )  # fmt: skip
+
+
+def read_features(
+    X: Any,
+    criteria: Sequence[str] = ("icr",),
+    *,
+    n_folds: int = 10,
+    random_state: int = 0,
+    confidence: float = 0.95,
+    regularization: float = 0.0,
+) -> tuple[Moments, list[Reading]]:
+    """Moments of one layer at one level, from one pass, and a reading of each criterion.
+
+    Parameters
+    ----------
+    X : Cube, DataArray, array (image, view, feature), or Moments
+        Moments bring their own folds.
+    criteria : sequence of {"icr", "information"}
+    n_folds, random_state : int
+        Folds over images, and the seed of their hash.
+    confidence, regularization : float
+        As for `read`.
+
+    Returns
+    -------
+    Moments, list of Reading
+
+    Notes
+    -----
+    The pass judges its precision by the residual alone. Where a criterion's conditioning asks for more, the features
+    are read a second time, in float64.
+    """
+    options: dict[str, Any] = {"confidence": confidence, "regularization": regularization}
+    if isinstance(X, Moments):
+        return X, [read(X, criterion, **options) for criterion in criteria]
+    moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state)
+    try:
+        return moments, [read(moments, criterion, **options) for criterion in criteria]
+    except IllConditionedError:
+        if moments.products == "float64":
+            raise
+    moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state, dtype="float64")
+    return moments, [read(moments, criterion, **options) for criterion in criteria]
 
 
 def merits(readings: Sequence[Reading]) -> tuple[Vector, Vector]:

@@ -1,75 +1,131 @@
 """Semantic window: the noise levels at which features are cleanest, with honest uncertainty.
 
 Source: Li et al. 2026, arXiv 2606.09718, section 4 (the window). The set of levels that may be the best is Hsu's
-multiple comparison with the best (Hsu 1984, Annals of Statistics 12(3)), on paired delete-a-fold replicates.
+multiple comparison with the best (Hsu 1984, Annals of Statistics 12(3)) on paired delete-a-fold replicates, with the
+law of its largest t statistic from random rotations (Langsrud 2005, Statistics and Computing 15(1)). The documentation,
+"Statistics", compares it with the model confidence set of Hansen, Lunde & Nason 2011.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
-from icrkit.metrics._crossfit import Crossfit, crossfit, jackknife_error
 from icrkit.metrics._decomposition import ResidualModel
 from icrkit.metrics._icr import plug_in_snr
-from icrkit.moments import Moments
+from icrkit.readings._reading import CRITERIA, Reading, criterion_of, merits, read_features
 
-__all__ = ["SemanticWindow", "best_levels", "window_around"]
+__all__ = ["SemanticWindow", "best_levels", "p_best", "window_around"]
+
+Vector = NDArray[np.float64]
+
+LEAST_LEVELS = 3  # fewer have no lowest one between others
+_N_ROTATIONS = 9_999  # p = .05 is known to .002
 
 
-def best_levels(crossfits: list[Crossfit], confidence: float = 0.95) -> NDArray[np.bool_]:
-    """Which levels may have the lowest ICR: a simultaneous confidence set for the best.
+def best_levels(values: Vector, replicates: Vector, confidence: float = 0.95) -> NDArray[np.bool_]:
+    """Which levels may be the best: a simultaneous confidence set.
 
     Parameters
     ----------
-    crossfits : list of Crossfit, one a level
-        Of the same images in the same folds.
+    values : ndarray (n_levels,)
+        Merit of each level; greater is better.
+    replicates : ndarray (n_levels, n_folds)
+        Merit without each fold of images, the same folds at every level.
     confidence : float
-        Probability with which the truly best level is in the set.
+        Probability with which the truly best level is in the set; where several are, each of them.
 
     Returns
     -------
     ndarray of bool (n_levels,)
+        Never empty: the level of the greatest merit is in it.
 
     Notes
     -----
-    A level leaves the set when some other level is better by more than t times the jackknife error of their difference
-    in log Q, which is monotone in ICR. The errors are of paired replicates: both levels lose the same fold. t has
-    n_folds - 1 degrees of freedom and pays for the n_levels - 1 comparisons that the truly best level must survive
-    (Bonferroni), so that it is left out with probability at most 1 - confidence, however the levels are correlated.
+    See `p_best`: a level is in the set where its p is above 1 - confidence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = 0.01 * np.random.default_rng(0).standard_normal((3, 10))
+    >>> best_levels(np.array([1.0, 2.0, 1.999]), np.array([[1.0], [2.0], [1.999]]) + noise).tolist()
+    [False, True, True]
     """
-    n_levels, n_folds = len(crossfits), crossfits[0].n_folds
-    if n_levels == 1:
-        return np.ones(1, dtype=bool)
-    log_q = np.log([c.q for c in crossfits])
-    replicates = np.stack([c.log_q for c in crossfits])
-    limit = float(stats.t.ppf(1 - (1 - confidence) / (n_levels - 1), n_folds - 1))
-    beaten = np.zeros(n_levels, dtype=bool)
-    for level in range(n_levels):
-        for other in range(n_levels):
-            difference = log_q[other] - log_q[level]
-            if difference > 0 and difference > limit * jackknife_error(replicates[other] - replicates[level]):
-                beaten[level] = True
-                break
-    return ~beaten
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return p_best(values, replicates) > 1 - confidence
 
 
-def window_around(values: NDArray[np.float64], allowed: NDArray[np.bool_]) -> slice:
-    """The contiguous run of allowed positions around the lowest value."""
-    low = high = int(np.argmin(values))
+def p_best(values: Vector, replicates: Vector) -> Vector:
+    """For each level the p-value of the hypothesis that no other level is better, from 0 to 1.
+
+    Parameters
+    ----------
+    values : ndarray (n_levels,)
+        Merit of each level; greater is better.
+    replicates : ndarray (n_levels, n_folds)
+        Merit without each fold of images, the same folds at every level.
+
+    Returns
+    -------
+    ndarray (n_levels,)
+        1 where the merit is the greatest.
+
+    Notes
+    -----
+    The statistic of a level is the largest, over all others, of t = difference over the jackknife error of the paired
+    replicates, or 0 where all are negative. Folds contribute to a difference what independent Gaussian vectors do, one
+    a fold; where all levels are equal, which is the hardest case, their joint law stays what it is when the G
+    contributions are rotated in the space of folds. So the law of the largest t, with the correlations between levels
+    as they are and without estimating them, is that over random rotations of what was seen: exact for Gaussian
+    contributions, for any number of levels and folds. Two levels give the one-sided t test. Cost: 9,999 n_levels^2
+    operations; the rotations are the same in every call.
+
+    References
+    ----------
+    Hsu 1984, Annals of Statistics 12(3), 1136-1144. Langsrud 2005, Statistics and Computing 15(1), 53-60.
+    """
+    n_folds = replicates.shape[1]
+    # Contributions of the folds: their mean is the merit, and the error of their mean is the jackknife's.
+    folds = values[:, None] + (n_folds - 1) * (replicates.mean(axis=1, keepdims=True) - replicates)
+    folds = folds - folds.mean(axis=0)  # what all levels share cancels in every difference
+    directions = np.random.default_rng(0).standard_normal((_N_ROTATIONS, n_folds))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    means = np.full((1, n_folds), n_folds**-0.5)  # the direction along which the means lie
+    along = np.concatenate([means, directions]) @ folds.T
+    p = np.empty(len(values))
+    for level in range(len(values)):
+        lengths = np.linalg.norm(folds - folds[level], axis=1)
+        # The cosine of a difference with the direction is monotone in t. That of the level itself, and of one that
+        # differs by nothing, is 0.
+        scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        greatest = ((along - along[:, level, None]) * scale).max(axis=1)
+        p[level] = (1 + (greatest[1:] >= greatest[0]).sum()) / (1 + _N_ROTATIONS)
+    return p
+
+
+def window_around(values: Vector, allowed: NDArray[np.bool_]) -> slice:
+    """The contiguous run of allowed positions around the greatest value."""
+    low = high = int(np.argmax(values))
     while low > 0 and allowed[low - 1]:
         low -= 1
     while high < len(values) - 1 and allowed[high + 1]:
         high += 1
     return slice(low, high + 1)
+
+
+class _Layer(NamedTuple):
+    """A layer at all levels: its part of the curve, and the readings of each criterion."""
+
+    curve: xr.Dataset
+    readings: dict[str, list[Reading]]
 
 
 class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
@@ -78,9 +134,9 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     Parameters
     ----------
     layer : str or list of str, optional
-        Layers to sweep; all by default, and `best_layer_` is that of the greatest total SNR at its best level.
-    criterion : {"icr"}
-        What the levels are ranked by: the lowest cross-fitted ICR.
+        Layers to sweep; all by default, and `best_layer_` is that of the most invariant information at its best level.
+    criterion : {"icr", "information"}
+        What the levels are ranked by: the lowest cross-fitted ICR, or the most invariant information.
     n_folds : int
         Folds over images; fewer where there are few images.
     confidence : float
@@ -97,23 +153,28 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     Attributes
     ----------
     best_sigma_ : float
-        Candidate of the lowest ICR in `best_layer_`.
+        Best candidate of `best_layer_`.
     best_layer_ : str
     confidence_set_ : ndarray
         Every candidate of `best_layer_` that may be the best.
     window_ : tuple of float
         (low, high): the contiguous run of `confidence_set_` around `best_sigma_`.
     at_edge_ : bool
-        Whether the lowest ICR is at the first or last candidate: the optimum may lie outside.
+        Whether the best candidate is the first or last of them: the optimum may lie outside.
     trained_range_ : (float, float) or None
     curve_ : xarray.Dataset
-        ``icr``, ``low``, ``high``, ``plugin``, ``total_snr`` and ``in_set`` by layer and sigma, all levels, ascending;
-        ``trained`` by sigma says which of them are candidates.
+        By layer and sigma, all levels, ascending: ``icr`` with ``low`` and ``high``, ``plugin``, ``total_snr``,
+        ``information`` with ``information_low`` and ``information_high``, and ``in_set``; ``trained`` by sigma says
+        which levels are candidates.
+    by_layer_ : xarray.Dataset
+        By layer: ``best_sigma``, ``window_low``, ``window_high``, ``at_edge``, ``icr`` and ``information`` at the best
+        level, and ``may_be_best``, whether no other layer has more information, each at its best level.
 
     Notes
     -----
-    As a step of a Pipeline, ``transform`` selects the chosen layer and level. Layers of different width are compared by
-    total SNR d R, since ICR itself is not comparable across d.
+    As a step of a Pipeline, ``transform`` selects the chosen layer and level. Both criteria come from one pass over the
+    features of a level; `criterion` says which of them decides. Layers of different width are compared by information,
+    since ICR is not comparable across d. `may_be_best` takes each layer's best level as given.
 
     Examples
     --------
@@ -149,41 +210,74 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         Parameters
         ----------
         X : Cube, or DataArray (image, view, sigma, feature)
+            At least three noise levels.
         y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        CubeFormatError
+            Fewer than three levels, levels that are not known, none inside the trained range, or no such layer.
         """
-        if self.criterion != "icr":
-            raise ValueError(f"criterion must be 'icr', not {self.criterion!r}")
+        criterion_of(self.criterion)
         cube = X if isinstance(X, Cube) else Cube(X)
         if self.layer is not None:
             cube = cube.select(layer=self.layer)
-        if np.isnan(cube.sigmas).any():
-            raise CubeFormatError("a sweep needs noise levels, and this cube does not know its own: give sigmas")
         sigmas = np.sort(cube.sigmas)
-        self.trained_range_ = self._trained_range(cube)
-        low, high = self.trained_range_ or (-np.inf, np.inf)
+        if np.isnan(sigmas).any():
+            raise CubeFormatError("a sweep needs noise levels, and this cube does not know its own: give sigmas")
+        if len(sigmas) < LEAST_LEVELS:
+            raise CubeFormatError(
+                f"a window needs at least {LEAST_LEVELS} noise levels, and this cube has {len(sigmas)} "
+                f"({', '.join(f'{sigma:g}' for sigma in sigmas)}): among fewer none lies between others. Extract more; "
+                "or compare two levels with icrkit.paired_difference, layers at one level by "
+                "icrkit.InvariantInformation"
+            )
+        trained_range = self._trained_range(cube)
+        low, high = trained_range or (-np.inf, np.inf)
         trained = (low <= sigmas) & (sigmas <= high)
         if not trained.any():
             raise CubeFormatError(
                 f"no noise level lies in the trained range {low:g} to {high:g}: nothing to choose from. "
                 "trained_range=None lets every level be chosen."
             )
-        curve = xr.concat([self._sweep(cube, name, sigmas, trained) for name in cube.layers], dim="layer")
+        layers = {name: self._sweep(cube, name, sigmas, trained) for name in cube.layers}
+        curve = xr.concat([found.curve for found in layers.values()], dim="layer")
+        self.trained_range_ = trained_range
         self.curve_ = curve.assign(trained=("sigma", trained))
-        self._choose(self.curve_.isel(sigma=np.flatnonzero(trained)))
+        self._choose(layers, sigmas, np.flatnonzero(trained))
         return self
 
-    def _choose(self, candidates: xr.Dataset) -> None:
-        lowest = candidates["icr"].to_numpy().argmin(axis=1)
-        height = candidates["total_snr"].to_numpy()[np.arange(len(lowest)), lowest]
-        self.best_layer_ = str(candidates["layer"].to_numpy()[height.argmax()])
-        chosen = candidates.sel(layer=self.best_layer_)
-        sigmas, icr, in_set = (chosen[name].to_numpy() for name in ("sigma", "icr", "in_set"))
-        best = int(icr.argmin())
-        run = sigmas[window_around(icr, in_set)]
-        self.best_sigma_ = float(sigmas[best])
-        self.confidence_set_ = sigmas[in_set]
-        self.window_ = (float(run[0]), float(run[-1]))
-        self.at_edge_ = best in (0, len(icr) - 1)
+    def _choose(self, layers: dict[str, _Layer], sigmas: Vector, candidates: NDArray[np.int64]) -> None:
+        rows, at_best = [], []
+        for name, (curve, readings) in layers.items():
+            merit, _ = merits([readings[self.criterion][k] for k in candidates])
+            in_set = curve["in_set"].to_numpy()[candidates]
+            best, run = int(merit.argmax()), sigmas[candidates[window_around(merit, in_set)]]
+            at_best.append(readings["information"][candidates[best]])
+            rows.append(
+                {
+                    "layer": name,
+                    "best_sigma": sigmas[candidates[best]],
+                    "window_low": run[0],
+                    "window_high": run[-1],
+                    "at_edge": best in (0, len(merit) - 1),
+                    **{criterion: readings[criterion][candidates[best]].value for criterion in CRITERIA},
+                }
+            )
+        columns = {key: ("layer", [row[key] for row in rows]) for key in rows[0]}
+        self.by_layer_ = xr.Dataset(
+            {**columns, "may_be_best": ("layer", best_levels(*merits(at_best), self.confidence))}
+        )
+        self.best_layer_ = str(rows[int(np.argmax([one.merit for one in at_best]))]["layer"])
+        chosen = self.by_layer_.sel(layer=self.best_layer_)
+        self.best_sigma_ = float(chosen["best_sigma"])
+        self.window_ = (float(chosen["window_low"]), float(chosen["window_high"]))
+        self.at_edge_ = bool(chosen["at_edge"])
+        self.confidence_set_ = sigmas[layers[self.best_layer_].curve["in_set"].to_numpy()]
 
     def _trained_range(self, cube: Cube) -> tuple[float, float] | None:
         found: Any = self.trained_range
@@ -197,33 +291,42 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         low, high = (float(sigma) for sigma in found)
         return low, high
 
-    def _sweep(self, cube: Cube, layer: str, sigmas: NDArray[np.float64], trained: NDArray[np.bool_]) -> xr.Dataset:
-        results, plugins, widths = [], [], []
+    def _sweep(self, cube: Cube, layer: str, sigmas: Vector, trained: NDArray[np.bool_]) -> _Layer:
+        readings: dict[str, list[Reading]] = {name: [] for name in CRITERIA}
+        plugins = []
         for sigma in sigmas:
-            level = cube.select(layer=layer, sigma=sigma)
-            moments = Moments.from_cube(level, n_folds=self.n_folds, random_state=self.random_state)
-            model = ResidualModel(moments.total, self.regularization)
-            model.error_bound(moments.products)
-            plugins.append(1 / (1 + plug_in_snr(model, moments.total)))
-            results.append(crossfit(moments, self.regularization))
-            widths.append(moments.n_features)
-        intervals = np.array([r.interval(self.confidence) for r in results])
+            moments, found = read_features(
+                cube.select(layer=layer, sigma=sigma),
+                tuple(CRITERIA),
+                n_folds=self.n_folds,
+                random_state=self.random_state,
+                confidence=self.confidence,
+                regularization=self.regularization,
+            )
+            plugins.append(1 / (1 + plug_in_snr(ResidualModel(moments.total, self.regularization), moments.total)))
+            for name, reading in zip(CRITERIA, found, strict=True):
+                readings[name].append(reading)
         # Levels outside the trained range are no candidates: whether one of them may be the best is not asked.
         in_set = np.zeros(len(sigmas), dtype=bool)
-        in_set[trained] = best_levels(
-            [r for r, inside in zip(results, trained, strict=True) if inside], self.confidence
-        )
+        candidates = [one for one, inside in zip(readings[self.criterion], trained, strict=True) if inside]
+        in_set[trained] = best_levels(*merits(candidates), self.confidence)
+        icr, information = (readings[name] for name in ("icr", "information"))
         columns = {
-            "icr": np.array([r.icr for r in results]),
-            "low": intervals[:, 0],
-            "high": intervals[:, 1],
-            "plugin": np.array(plugins),
-            "total_snr": np.array([d * r.mean_snr for d, r in zip(widths, results, strict=True)]),
+            "icr": [one.value for one in icr],
+            "low": [one.low for one in icr],
+            "high": [one.high for one in icr],
+            "plugin": plugins,
+            "total_snr": [one.n_features * (1 / one.value - 1) for one in icr],
+            "information": [one.value for one in information],
+            "information_low": [one.low for one in information],
+            "information_high": [one.high for one in information],
             "in_set": in_set,
         }
-        return xr.Dataset(
-            {name: ("sigma", values) for name, values in columns.items()}, coords={"sigma": sigmas, "layer": layer}
+        curve = xr.Dataset(
+            {name: ("sigma", np.asarray(values)) for name, values in columns.items()},
+            coords={"sigma": sigmas, "layer": layer},
         )
+        return _Layer(curve, readings)
 
     def transform(self, X: Any) -> Cube:
         """X at the chosen layer and level, still lazy."""

@@ -1,11 +1,12 @@
-"""One HTML page from the result of a sweep.
+"""One HTML page from a result: of a sweep over noise levels, or of a training course.
 
 Examples
 --------
->>> from icrkit.report import Sweep, write_report
+>>> from icrkit.report import Course, Sweep, write_report
 """
 
-from icrkit.report._page import Examples, write_report
+from icrkit.report._course import Course, Series
+from icrkit.report._page import Examples, Samples, write_report
 from icrkit.report._sweep import Sweep
 
-__all__ = ["Examples", "Sweep", "write_report"]
+__all__ = ["Course", "Examples", "Samples", "Series", "Sweep", "write_report"]

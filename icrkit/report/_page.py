@@ -1,27 +1,29 @@
-"""One page from a sweep: everything inside the file, nothing asked from outside."""
+"""One page from a result: everything inside the file, nothing asked from outside."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from icrkit.exceptions import MissingDependencyError
 from icrkit.plot import SpectrumDisplay
+from icrkit.report._course import Course
 from icrkit.report._figure import inline_svg, png_uri
-from icrkit.report._sweep import PANELS, Sweep
+from icrkit.report._sweep import Sweep
+from icrkit.report._words import TERMS, capital, number, share
 
-__all__ = ["Examples", "write_report"]
+__all__ = ["Examples", "Samples", "write_report"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Some images as the network saw them.
+    """Some images as the network saw them, for the page of a sweep.
 
     Attributes
     ----------
@@ -39,16 +41,38 @@ class Examples:
     sigmas: NDArray[np.float64]
 
 
-def write_report(sweep: Sweep, path: str | Path, examples: Examples | None = None) -> Path:
-    """Write a self-contained HTML page about a sweep.
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Generated images of some checkpoints, each beside the training image nearest to it, for the page of a course.
+
+    Attributes
+    ----------
+    steps : array (n_steps,)
+    generated : ndarray (n_steps, n, channel, height, width), uint8
+    nearest : ndarray (n_steps, n, channel, height, width), uint8
+    copied : ndarray (n_steps, n), bool
+        Which of them count as copies.
+    rule : str
+        What counts as a copy, in words.
+    """
+
+    steps: ArrayLike
+    generated: NDArray[np.uint8]
+    nearest: NDArray[np.uint8]
+    copied: NDArray[np.bool_]
+    rule: str
+
+
+def write_report(result: Sweep | Course, path: str | Path, examples: Examples | Samples | None = None) -> Path:
+    """Write a self-contained HTML page about a sweep or a training course.
 
     Parameters
     ----------
-    sweep : Sweep
+    result : Sweep or Course
     path : path
         File to write.
-    examples : Examples, optional
-        Images to show.
+    examples : Examples or Samples, optional
+        Images to show: `Examples` with a sweep, `Samples` with a course.
 
     Returns
     -------
@@ -58,56 +82,86 @@ def write_report(sweep: Sweep, path: str | Path, examples: Examples | None = Non
     ------
     MissingDependencyError
         If jinja2 or matplotlib is not installed.
+    TypeError
+        If the result is of another kind, or the images do not belong to it.
 
     Examples
     --------
     >>> import tempfile
     >>> import icrkit as ik
     >>> from icrkit.report import Sweep, write_report
-    >>> cube = ik.datasets.make_cube(n_images=200, n_features=4, icr=[0.3, 0.6], sigmas=[0.1, 1.0])
+    >>> cube = ik.datasets.make_cube(200, 4, icr=[0.3, 0.6, 0.8], sigmas=[0.1, 1.0, 2.0])
     >>> write_report(Sweep.of(cube), tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError('a report needs jinja2: pip install "icrkit[report]"') from error
-    here = resources.files("icrkit.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((here / "page.html.j2").read_text("utf-8"))
-    page = template.render(
-        sweep=sweep,
-        css=(here / "page.css").read_text("utf-8"),
-        confidence=f"{sweep.window.confidence:.0%}",
-        outside=not bool(sweep.curve["trained"].all()),
-        best_snr={layer: next(r["total_snr"] for r in sweep.rows(layer) if r["best"]) for layer in sweep.layers},
-        provenance=_provenance(sweep),
-        version=_version("icrkit"),
-        **_figures(sweep),
-        **_tiles(sweep, examples),
+    made = next((page for page in _PAGES if isinstance(result, page.of)), None)
+    if made is None:
+        raise TypeError(f"a page is made of a Sweep or a Course, not of {type(result).__name__}")
+    if not isinstance(examples, made.examples | None):
+        raise TypeError(
+            f"a {made.of.__name__} is shown with {made.examples.__name__}, not with {type(examples).__name__}"
+        )
+    page = (
+        _environment()
+        .get_template(made.template)
+        .render(
+            result=result,
+            confidence=f"{result.confidence:.0%}",
+            provenance=_provenance(result),
+            version=_version("icrkit"),
+            **made.parts(result, examples),
+        )
     )
     path = Path(path)
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _figures(sweep: Sweep) -> dict[str, str]:
-    two = "accuracy" in sweep.curve
-    panels = PANELS if two else ()
-    title = (
-        f"signal-to-noise ratio λ of each direction of {sweep.window.best_layer_} at σ = {sweep.window.best_sigma_:g}"
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError('a report needs jinja2: pip install "icrkit[report]"') from error
+    here = resources.files("icrkit.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (here / name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"told": number, "capital": capital}
+    return environment
 
-    def spectrum(ax: Any, title: str | None = None) -> None:
-        SpectrumDisplay.from_estimator(sweep.spectrum, title=title, ax=ax)
 
-    # A page-wide figure squeezed onto a phone cannot be read, so there is one drawn for it.
+def _drawing(
+    draw: Callable[[Any], Any], wide: tuple[float, float], narrow: tuple[float, float], name: str,
+    panels: tuple[float, ...] = (),
+) -> dict[str, str]:  # fmt: skip
+    """A figure twice: a page-wide one squeezed onto a phone cannot be read, so there is one drawn for it."""
     return {
-        "curve_wide": inline_svg(sweep.draw, (7.0, 5.2 if two else 3.8), "curve-wide", panels),
-        "curve_narrow": inline_svg(sweep.draw, (4.0, 5.2 if two else 3.6), "curve-narrow", panels),
-        "spectrum_wide": inline_svg(lambda ax: spectrum(ax, title), (7.0, 2.6), "spectrum-wide"),
-        "spectrum_narrow": inline_svg(spectrum, (4.0, 2.8), "spectrum-narrow"),
+        "wide": inline_svg(draw, wide, f"{name}-wide", panels),
+        "narrow": inline_svg(draw, narrow, f"{name}-narrow", panels),
     }
+
+
+# ---- a sweep --------------------------------------------------------------------------------------------------------
+
+
+def _sweep_parts(sweep: Sweep, examples: Examples | None) -> dict[str, Any]:
+    height = sum(sweep.panels)
+    chosen = f"{sweep.window.best_layer_} at σ = {sweep.window.best_sigma_:g}"
+    return {
+        "outside": not bool(sweep.curve["trained"].all()),
+        "curve": _drawing(
+            sweep.draw, (7.0, 0.7 + 1.8 * height), (3.7, 0.7 + 1.7 * height), "curve", sweep.panels
+        ),
+        "spectrum": _drawing(
+            lambda ax: SpectrumDisplay.from_estimator(sweep.spectrum, title="signal-to-noise ratio λ", ax=ax),
+            (7.0, 2.6), (3.7, 2.6), "spectrum",
+        ),
+        "chosen": chosen,
+        "terms": TERMS[sweep.criterion],
+        **_tiles(sweep, examples),
+    }  # fmt: skip
 
 
 def _tiles(sweep: Sweep, examples: Examples | None) -> dict[str, Any]:
@@ -141,18 +195,93 @@ def _tiles(sweep: Sweep, examples: Examples | None) -> dict[str, Any]:
     return {"tiles": tiles, "columns": columns}
 
 
-def _provenance(sweep: Sweep) -> list[tuple[str, str]]:
+# ---- a course -------------------------------------------------------------------------------------------------------
+
+
+def _course_parts(course: Course, samples: Samples | None) -> dict[str, Any]:
+    height = sum(course.panels)
+    levels = [_level(course, level) for level in course.levels()]
+    expansion = _drawing(course.draw_expansion, (7.0, 3.0), (3.7, 2.8), "expansion") if course.has_traces else None
+    return {
+        "terms": TERMS[course.criterion],
+        "other": TERMS[TERMS[course.criterion].other],
+        "chance": share(1 - course.confidence),
+        "called": course.course.turned_,
+        "curve": _drawing(course.draw, (7.0, 0.7 + 1.5 * height), (3.7, 0.7 + 1.4 * height), "curve", course.panels),
+        "expansion": expansion,
+        "levels": levels,
+        "pictures": _pictures(samples),
+        "rule": "" if samples is None else samples.rule,
+    }
+
+
+def _level(course: Course, level: dict[str, Any]) -> dict[str, Any]:
+    """A layer and level in words, its checkpoints, and its course as a line of a small picture."""
+    rows = course.rows(level["layer"], level["sigma"])
+    values = np.array([row[course.criterion] for row in rows])
+    up = -values if course.criterion == "icr" else values
+    along = np.log(np.maximum(1, [row["step"] for row in rows]))
+    x, y = ((part - part.min()) / (np.ptp(part) or 1.0) for part in (along, up))
+    points = [f"{4 + 112 * a:.1f},{23 - 20 * b:.1f}" for a, b in zip(x, y, strict=True)]
+    return {
+        **level,
+        "headline": (level["layer"], level["sigma"]) == (course.course.layer_, course.course.sigma_)
+        or (level["layer"] == course.course.layer_ and len(course.sigmas) == 1),
+        "sigma_words": "" if np.isnan(level["sigma"]) else f"{level['sigma']:g}",
+        "points": " ".join(points),
+        "dot": points[next(k for k, row in enumerate(rows) if row["best"])].split(","),
+        "fall_words": "–" if level["best_step"] == course.steps[-1] else share(level["relative_fall"]),
+        "rows": rows,
+    }
+
+
+def _pictures(samples: Samples | None) -> list[dict[str, Any]]:
+    if samples is None:
+        return []
+    return [
+        {
+            "step": int(step),
+            "pairs": [
+                {"generated": png_uri(made), "nearest": png_uri(near), "copied": bool(copied)}
+                for made, near, copied in zip(*parts, strict=True)
+            ],
+        }
+        for step, *parts in zip(
+            np.asarray(samples.steps), samples.generated, samples.nearest, samples.copied, strict=True
+        )
+    ]
+
+
+class _Page(NamedTuple):
+    """What a page is made of."""
+
+    of: Any
+    examples: Any
+    template: str
+    parts: Callable[..., dict[str, Any]]
+
+
+_PAGES = (
+    _Page(Sweep, Examples, "sweep.html.j2", _sweep_parts),
+    _Page(Course, Samples, "course.html.j2", _course_parts),
+)
+
+
+# ---- where it comes from --------------------------------------------------------------------------------------------
+
+
+def _provenance(result: Sweep | Course) -> list[tuple[str, str]]:
     rows = [
-        ("images", f"{sweep.n_images}, each in {sweep.n_views} views"),
-        ("layers", ", ".join(f"{layer} ({sweep.n_features[layer]} features)" for layer in sweep.layers)),
+        ("images", f"{result.n_images}, each in {result.n_views} views"),
+        ("layers", ", ".join(f"{layer} ({result.n_features[layer]} features)" for layer in result.layers)),
     ]
     rows += [
         (name.replace("_", " "), _words(value))
-        for name, value in sweep.attrs.items()
+        for name, value in result.attrs.items()
         if name not in ("layers", "n_views") and not name.endswith("_version")
     ]
     recorded = {
-        name.removesuffix("_version"): value for name, value in sweep.attrs.items() if name.endswith("_version")
+        name.removesuffix("_version"): value for name, value in result.attrs.items() if name.endswith("_version")
     }
     if recorded:
         rows.append(("extracted with", ", ".join(f"{name} {value}" for name, value in recorded.items())))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,13 +14,16 @@ from scipy.stats import spearmanr
 from icrkit.cube import Cube
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
+from icrkit.plot._style import INK, dress
 from icrkit.readings import SemanticWindow
+from icrkit.readings._reading import criterion_of
 from icrkit.report._figure import figure
+from icrkit.report._words import TERMS, capital, interval, listed, number, with_unit
 
-__all__ = ["PANELS", "Sweep"]
+__all__ = ["Sweep"]
 
-# Heights of the curve and of the accuracies below it.
-PANELS = (1.7, 1.0)
+_TITLES = {"icr": "ICR: lower is cleaner", "information": "information, nats: higher is better"}
+_ENDS = {"icr": ("low", "high"), "information": ("information_low", "information_high")}  # of the interval, in a curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Sweep:
     probe : str
         What the accuracies are of, in words.
     rank_correlation : dict
-        Layer to Spearman's correlation of ICR with accuracy, (over the levels inside the trained range, over all);
-        empty without a probe, or with fewer than three levels inside.
+        Layer to Spearman's correlation of the criterion with accuracy, (over the levels inside the trained range, over
+        all); empty without a probe, or with fewer than three levels inside.
     """
 
     window: SemanticWindow
@@ -60,15 +62,17 @@ class Sweep:
     rank_correlation: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, cube: Cube, layer: str | None = None) -> Self:
+    def of(cls, cube: Cube, layer: str | None = None, criterion: str = "icr") -> Self:
         """Sweep a cube.
 
         Parameters
         ----------
         cube : Cube
-            With known noise levels.
+            With at least three known noise levels.
         layer : str, optional
             All layers by default.
+        criterion : {"icr", "information"}
+            What the levels are ranked by.
 
         Returns
         -------
@@ -82,11 +86,11 @@ class Sweep:
         Examples
         --------
         >>> import icrkit as ik
-        >>> cube = ik.datasets.make_cube(n_images=200, n_features=4, icr=[0.3, 0.6], sigmas=[0.1, 1.0])
+        >>> cube = ik.datasets.make_cube(200, 4, icr=[0.3, 0.6, 0.8], sigmas=[0.1, 1.0, 2.0])
         >>> Sweep.of(cube).headline
         'Layer features is cleanest at noise level σ = 0.1'
         """
-        window = SemanticWindow(layer=layer).fit(cube)
+        window = SemanticWindow(layer=layer, criterion=criterion).fit(cube)
         return cls(
             window=window,
             curve=window.curve_,
@@ -111,9 +115,20 @@ class Sweep:
         return sorted(names, key=lambda name: name != self.window.best_layer_)
 
     @property
+    def criterion(self) -> str:
+        """What the levels were ranked by."""
+        return str(self.window.criterion)
+
+    @property
+    def confidence(self) -> float:
+        """Of intervals and of the set of levels that may be the best."""
+        return float(self.window.confidence)
+
+    @property
     def headline(self) -> str:
         """The answer in one sentence, without its full stop."""
-        return f"Layer {self.window.best_layer_} is cleanest at noise level σ = {self.window.best_sigma_:g}"
+        what = "is cleanest" if self.criterion == "icr" else "tells most about its images"
+        return f"Layer {self.window.best_layer_} {what} at noise level σ = {self.window.best_sigma_:g}"
 
     @property
     def sentences(self) -> list[str]:
@@ -121,14 +136,18 @@ class Sweep:
         window, best = self.window, self._at(self.window.best_layer_, self.window.best_sigma_)
         (low, high), candidates = window.window_, window.confidence_set_
         sure = f"{window.confidence:.0%}"
-        words = f"Its ICR is {best['icr']:.3f} there, {sure} interval {best['low']:.3f} to {best['high']:.3f}. "
+        low_end, high_end = (best[name] for name in _ENDS[self.criterion])
+        words = f"Its {TERMS[self.criterion].name} is {with_unit(best[self.criterion], self.criterion)} there, "
+        words += f"{sure} interval {interval(low_end, high_end, self.criterion)}. "
         if len(candidates) == 1:
             words += f"With {sure} confidence no other level is better."
         else:
             words += f"The window is {low:g} to {high:g}; "
-            words += f"with {sure} confidence the best level is one of {_listed(candidates)}."
-        said = [words]
-        if window.at_edge_ and len(window.curve_["sigma"]) > 1:
+            words += f"with {sure} confidence the best level is one of {listed(candidates)}."
+        said = [words, self._said_of_the_other()]
+        if len(self.layers) > 1:
+            said.append(self._said_of_layers())
+        if window.at_edge_:
             said.append("It is the first or last level that could be chosen: the best one may lie beyond.")
         outside = self._outside()
         if outside:
@@ -137,6 +156,39 @@ class Sweep:
             said.append(self._said_of_accuracy())
         return said
 
+    def _said_of_the_other(self) -> str:
+        """Where the criterion that did not choose is best."""
+        other = TERMS[self.criterion].other
+        layer, chosen = self.window.best_layer_, self.window.best_sigma_
+        best = self._best(layer, other)
+        words = f"{capital(TERMS[other].name)} is {with_unit(self._at(layer, chosen)[other], other)} there"
+        if best == chosen:
+            return f"{words}, and {TERMS[other].best} at the same level."
+        there = number(self._at(layer, best)[other], other)
+        return f"{words}, and {TERMS[other].best} at σ = {best:g} ({there})."
+
+    def _said_of_layers(self) -> str:
+        found = self.window.by_layer_
+        told, rivals = [], []
+        for layer in self.layers:
+            one = found.sel(layer=layer)
+            value = with_unit(float(one["information"]), "information")
+            told.append(f"{value} in {layer} at σ = {float(one['best_sigma']):g}")
+            if layer != self.window.best_layer_ and bool(one["may_be_best"]):
+                rivals.append(layer)
+        words = f"Layers are compared by information, each at its best level: {listed(told, 'and')}. "
+        sure = f"With {self.confidence:.0%} confidence"
+        return words + (
+            f"{sure} {listed(rivals)} may have the most too." if rivals else f"{sure} no other has as much."
+        )
+
+    def _best(self, layer: str, criterion: str | None = None) -> float:
+        """Best candidate of a layer."""
+        name = criterion or self.criterion
+        one = self.curve.sel(layer=layer)
+        merit = one[name].where(one["trained"]).to_numpy() * (1 if criterion_of(name).greater_is_better else -1)
+        return float(one["sigma"][int(np.nanargmax(merit))])
+
     def _said_of_accuracy(self) -> str:
         layer = self.window.best_layer_
         one = self.curve.sel(layer=layer)
@@ -144,7 +196,7 @@ class Sweep:
         top = trained.isel(sigma=int(trained["accuracy"].to_numpy().argmax()))
         chosen = self._at(layer, self.window.best_sigma_)
         words = (
-            f"No label was used to choose. {self.probe[:1].upper()}{self.probe[1:]}: accuracy "
+            f"No label was used to choose. {capital(self.probe)}: accuracy "
             f"{chosen['accuracy']:.1%} ± {chosen['accuracy_error']:.1%} at the chosen level"
         )
         if float(top["sigma"]) == self.window.best_sigma_:
@@ -153,7 +205,9 @@ class Sweep:
             words += f"; the highest of all candidates is {float(top['accuracy']):.1%} at {float(top['sigma']):g}."
         if layer in self.rank_correlation:
             inside, everywhere = self.rank_correlation[layer]
-            words += f" Rank correlation of ICR with accuracy over the candidates: {inside:.2f}"
+            words += (
+                f" Rank correlation of {TERMS[self.criterion].name} with accuracy over the candidates: {inside:.2f}"
+            )
             words += "." if bool(self.curve["trained"].all()) else f" ({everywhere:.2f} over all levels)."
         return words
 
@@ -164,16 +218,17 @@ class Sweep:
         low, high = self.trained_range
         sigma = self.curve["sigma"].to_numpy()
         parts = [
-            f"{_listed(levels, 'and')} {'lie' if len(levels) > 1 else 'lies'} {where}"
+            f"{listed(levels, 'and')} {'lie' if len(levels) > 1 else 'lies'} {where}"
             for levels, where in ((sigma[sigma < low], "below"), (sigma[sigma > high], "above"))
             if len(levels)
         ]
         words = f"{', '.join(parts)} the noise this network was trained on ({low:.2g} to {high:.2g}): "
         words += "measured, but no candidates"
-        one = self.curve.sel(layer=self.window.best_layer_)
-        beyond = float(one["icr"].where(~one["trained"]).min())
-        if beyond < self._at(self.window.best_layer_, self.window.best_sigma_)["icr"]:
-            words += f", though ICR goes down to {beyond:.3f} there"
+        name, one = self.criterion, self.curve.sel(layer=self.window.best_layer_)
+        sign = 1 if criterion_of(name).greater_is_better else -1
+        beyond = float(sign * (sign * one[name].where(~one["trained"])).max())
+        if sign * beyond > sign * self._at(self.window.best_layer_, self.window.best_sigma_)[name]:
+            words += f", though {TERMS[name].name} goes {'up' if sign > 0 else 'down'} to {number(beyond, name)} there"
         return words + "."
 
     def _at(self, layer: str, sigma: float) -> dict[str, float]:
@@ -183,9 +238,9 @@ class Sweep:
     # ---- what was found, in rows ----------------------------------------------------------------------------------
 
     def rows(self, layer: str) -> list[dict[str, Any]]:
-        """One dict a level, ascending: the variables of the curve, and ``best``, the lowest ICR of the candidates."""
+        """One dict a level, ascending: the variables of the curve, and ``best``, the best of the candidates."""
         one = self.curve.sel(layer=layer).drop_vars("layer")
-        best = float(one["sigma"][int(np.nanargmin(one["icr"].where(one["trained"]).to_numpy()))])
+        best = self._best(layer)
         columns = {"sigma": one["sigma"].to_numpy().tolist()}
         columns |= {str(name): one[name].to_numpy().tolist() for name in one.data_vars}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -197,17 +252,19 @@ class Sweep:
         rows = self.rows(layer)
         with_accuracy = "accuracy" in self.curve
         lines = [f"layer {layer} ({self.n_features[layer]} features), {self.n_images} images x {self.n_views} views"]
-        lines.append(
-            f"    sigma    ICR   {self.window.confidence:.0%} interval   plug-in" + "   accuracy" * with_accuracy
-        )
+        sure = f"{self.window.confidence:.0%}"
+        head = f"    sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
+        lines.append(head + "   accuracy" * with_accuracy)
         for row in rows:
-            mark = "->" if row["best"] else " *" if row["in_set"] else "  "
-            text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}"
-            text += f"   {row['low']:.3f} - {row['high']:.3f}   {row['plugin']:.3f}"
+            mark = "->" if row["best"] else " *" if row["in_set"] else "  " if row["trained"] else "()"
+            text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}"
+            nats = (number(row[name], "information") for name in ("information", *_ENDS["information"]))
+            text += "   {:>11}   {:>5} - {:<6}".format(*nats) + f"   {row['plugin']:>7.3f}"
             if with_accuracy:
-                text += f"     {row['accuracy']:.3f} +- {row['accuracy_error']:.3f}"
-            lines.append(text if row["trained"] else f"{text}   outside the trained range")
-        lines.append("-> lowest ICR   * may be the best level")
+                text += f"   {row['accuracy']:.3f} +- {row['accuracy_error']:.3f}"
+            lines.append(text)
+        words = f"-> best by {TERMS[self.criterion].name}   * may be the best level"
+        lines.append(words + "   () outside the trained range" * (not all(row["trained"] for row in rows)))
         return "\n".join(lines)
 
     def with_accuracy(self, accuracy: xr.Dataset, probe: str) -> Self:
@@ -225,9 +282,12 @@ class Sweep:
         correlation = {}
         if inside.sizes["sigma"] > 2:
             for layer in self.layers:
-                one, whole = (part.sel(layer=layer) for part in (inside, curve))
-                correlation[layer] = (_rank_correlation(one), _rank_correlation(whole))
+                correlation[layer] = (self._agreement(inside, layer), self._agreement(curve, layer))
         return dataclasses.replace(self, curve=curve, probe=probe, rank_correlation=correlation)
+
+    def _agreement(self, curve: xr.Dataset, layer: str) -> float:
+        one = curve.sel(layer=layer)
+        return float(spearmanr(one[self.criterion], one["accuracy"]).statistic)
 
     def to_json(self) -> str:
         """All of it as JSON."""
@@ -248,6 +308,7 @@ class Sweep:
             for layer in self.layers
         }
         return {
+            "criterion": self.criterion,
             "best_layer": window.best_layer_,
             "best_sigma": window.best_sigma_,
             "window": list(window.window_),
@@ -267,14 +328,53 @@ class Sweep:
             "attrs": self.attrs,
         }
 
+    @property
+    def panels(self) -> tuple[float, ...]:
+        """Heights of the criterion, of the other criterion and of accuracies, relative to one another."""
+        return (1.6, 1.1, *(1.0 for _ in range("accuracy" in self.curve)))
+
     def draw(self, ax: Any = None) -> SigmaCurveDisplay:
-        """The curve of the chosen layer; see :meth:`icrkit.plot.SigmaCurveDisplay.plot` for ``ax``."""
+        """The curves of the chosen layer.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            As many as `panels`; on one alone, or in a new figure, the criterion as by
+            :meth:`icrkit.plot.SigmaCurveDisplay.plot`.
+        """
         one = self.curve.sel(layer=self.window.best_layer_)
-        accuracy = {name: one[name].to_numpy() for name in ("accuracy", "accuracy_error") if name in one}
-        return SigmaCurveDisplay.from_estimator(self.window, **accuracy, ax=ax)
+        accuracy: dict[str, Any] = {
+            name: one[name].to_numpy() for name in ("accuracy", "accuracy_error") if name in one
+        }
+        if ax is None or not np.iterable(ax):
+            return SigmaCurveDisplay.from_estimator(self.window, **accuracy, ax=ax)
+        first, second, *rest = ax
+        display = SigmaCurveDisplay.from_estimator(self.window, **accuracy, ax=[first, *rest])
+        other, chosen = TERMS[self.criterion].other, self.window.best_sigma_
+        value, low, high = (one[column].to_numpy() for column in (other, *_ENDS[other]))
+        SigmaCurveDisplay(
+            sigma=one["sigma"].to_numpy(),
+            value=value,
+            low=low,
+            high=high,
+            criterion=other,
+            window=self.window.window_,
+            trained_range=self.trained_range,
+            confidence=self.confidence,
+        ).plot(second)
+        second.axvline(chosen, color=INK, linewidth=0.8, zorder=1)
+        second.plot(chosen, float(one[other].sel(sigma=chosen)), "o", color=INK, markersize=6.5, zorder=4)
+        for panel, name in ((first, self.criterion), (second, other)):
+            dress(panel, _TITLES[name])  # short enough for a phone
+        first.tick_params(labelbottom=False)
+        first.set_xlabel("")
+        if rest:
+            second.tick_params(labelbottom=False)
+            second.set_xlabel("")
+        return display
 
     def save_figure(self, path: str | Path) -> Path:
-        """Write the curve of the chosen layer to a file: PNG, SVG or PDF, by its ending.
+        """Write the curves of the chosen layer to a file: PNG, SVG or PDF, by its ending.
 
         Raises
         ------
@@ -284,17 +384,7 @@ class Sweep:
             If the ending is none that matplotlib writes.
         """
         path = Path(path)
-        two = "accuracy" in self.curve
-        with figure((7.2, 5.6 if two else 4.2), PANELS if two else ()) as (canvas, axes):
+        with figure((7.2, 0.7 + 2.1 * sum(self.panels)), self.panels) as (canvas, axes):
             self.draw(axes)
             canvas.savefig(path, dpi=200)
         return path
-
-
-def _rank_correlation(one: xr.Dataset) -> float:
-    return float(spearmanr(one["icr"], one["accuracy"]).statistic)
-
-
-def _listed(levels: Iterable[float], last: str = "or") -> str:
-    *others, end = (f"{level:g}" for level in levels)
-    return f"{', '.join(others)} {last} {end}" if others else end

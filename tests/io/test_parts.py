@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from icrkit.exceptions import CubeCorruptError, CubeIncompleteError, CubeUnsafeError
-from icrkit.io import _parts
+from icrkit.io import CubeWriter, _parts
 from icrkit.io._layout import Layout, read_layout, read_manifest
 from icrkit.io._parts import Part, _runs, file_sha256, plain_dataset, read_part
 
@@ -46,7 +47,7 @@ def part(layout: Layout, tmp_path: Path) -> Part:
 
 
 def read(part: Part, layout: Layout, rows: Any, level: int = 1, verify: str = "digest", **some: Any) -> Any:
-    index = {name: None if value is None else np.array(value) for name, value in some.items()}
+    index = {name: None if value is None else np.array(value, dtype=np.intp) for name, value in some.items()}
     views, features = index.get("views"), index.get("features")
     shape = (len(rows), 2 if views is None else len(views), 5 if features is None else len(features))
     out = np.full(shape, np.nan, np.float32)
@@ -56,7 +57,13 @@ def read(part: Part, layout: Layout, rows: Any, level: int = 1, verify: str = "d
 
 class TestValues:
     @pytest.mark.parametrize("rows", [[0], [4], [0, 1, 2, 3, 4], [1, 2, 3], [0, 2, 4], [1, 1, 3]])
-    @pytest.mark.parametrize("some", [{}, {"views": [1]}, {"features": [4, 0]}, {"views": [1, 0], "features": [2]}])
+    @pytest.mark.parametrize(
+        "some",
+        [
+            *({}, {"views": [1]}, {"features": [4, 0]}, {"views": [1, 0], "features": [2]}, {"features": [1, 2, 3]}),
+            *({"features": [1, 3]}, {"features": [2, 2]}, {"features": []}, {"views": [0], "features": [3, 4]}),
+        ],
+    )
     def test_rows_views_and_features_of_a_level(
         self, store: Any, part: Part, layout: Layout, rows: list[int], some: dict[str, list[int]]
     ) -> None:
@@ -74,6 +81,50 @@ class TestValues:
         for begin, end in runs:
             span = int(array[end - 1] - array[begin] + 1)
             assert span * size <= max(size, _parts._PIECE_BYTES)
+
+
+class TestReading:
+    """How many bytes come from the file, by the kernel's count."""
+
+    D = 4096
+
+    @pytest.fixture
+    def wide(self, tmp_path: Path) -> tuple[Part, Layout, NDArray[Any]]:
+        h = np.random.default_rng(0).standard_normal((20, 3, 1, self.D)).astype("f4")
+        with CubeWriter(tmp_path / "b.cube", {"mid": self.D}, [0.1], n_views=3, n_images=20, block_size=20) as writer:
+            writer.append(range(20), {"mid": h})
+        layout = read_layout(tmp_path / "b.cube")
+        line = read_manifest(tmp_path / "b.cube", layout, 0)[0][0]
+        return Part(str(tmp_path / "b.cube" / layout.part_name(0, 0)), 0, 0, line).light(), layout, h[:, :, 0]
+
+    @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the kernel counts no bytes")
+    @pytest.mark.parametrize(
+        ("rows", "views", "features"),
+        [
+            *((range(20), None, range(100, 164)), (range(20), [1], None), (range(20), [0], range(9))),
+            *((range(0, 20, 9), None, range(64)), (range(20), None, range(0, 500, 100)), (range(20), [2, 1], [7, 3])),
+        ],
+    )
+    def test_only_the_stretch_that_is_asked_for_is_read(self, wide: Any, rows: Any, views: Any, features: Any) -> None:
+        part, layout, h = wide
+        chosen = [None if some is None else np.array(some) for some in (views, features)]
+        want = h[list(rows)]
+        want = want if views is None else want[:, views]
+        want = want if features is None else want[:, :, features]
+        out = np.empty(want.shape, np.float32)
+        arguments = (part, layout, "mid", np.array(rows), 0, *chosen, out, "digest")
+        read_part(*arguments)  # hashes the file, and opens it
+        np.testing.assert_array_equal(out, want)
+        before = self.bytes_read()
+        read_part(*arguments)
+        stretch = [
+            1 if some is None else (np.ptp(some) + 1) / size for some, size in zip(chosen, (3, self.D), strict=True)
+        ]
+        assert self.bytes_read() - before < 1.05 * h.nbytes * np.prod(stretch) + 4096
+
+    @staticmethod
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
 
 
 class TestDamage:
@@ -142,7 +193,10 @@ class TestOnce:
             part.check_digest()
         assert len(hashed) == 2
 
-    def test_few_files_stay_open(self, store: Any, layout: Layout, tmp_path: Path) -> None:
+    def test_few_files_stay_open(
+        self, store: Any, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_parts, "_OPEN_FILES", 4)
         folder = tmp_path / "a.cube"
         lines = read_manifest(folder, layout, 0)[0]
         parts = [Part(str(folder / layout.part_name(0, k)), 0, 5 * k, line).light() for k, line in enumerate(lines)]

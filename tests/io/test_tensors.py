@@ -57,10 +57,16 @@ class TestNumpy:
             with pytest.raises(CubeFormatError, match="wanted float"):
                 open_cube(tmp_path / name)
 
-    def test_shape(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.zeros((6, 4)))
-        with pytest.raises(CubeFormatError, match="from_rows"):
+    @pytest.mark.parametrize("shape", [(), (6,), (6, 2, 1, 4, 1)])
+    def test_shape(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        np.save(tmp_path / "a.npy", np.zeros(shape))
+        with pytest.raises(CubeFormatError, match=r"has shape .* wanted \(image, view, sigma, feature\)"):
             open_cube(tmp_path / "a.npy")
+
+    def test_layers_of_rows_and_of_views_do_not_go_together(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.savez(tmp_path / "a.npz", mid=values, up=values[:, 0])
+        with pytest.raises(CubeFormatError, match=r"'mid' and 'up' differ in \(image, view, sigma\)"):
+            open_cube(tmp_path / "a.npz")
 
     def test_damaged(self, tmp_path: Path, values: np.ndarray) -> None:
         np.save(tmp_path / "a.npy", values)
@@ -76,6 +82,35 @@ class TestNumpy:
         monkeypatch.setattr("icrkit.io._memory.free_bytes", lambda: 10_000)
         with pytest.raises(CubeTooLargeError, match="needs 160 KB"):
             open_cube(tmp_path / "a.npz")
+
+
+class TestRows:
+    """Two axes are one image a row, in any of the formats."""
+
+    def check(self, path: Path, values: np.ndarray, labels: bool = False) -> None:
+        cube = open_cube(path)
+        assert (cube.n_images, cube.n_views) == (6, 1)
+        assert_array_equal(cube.level().values[:, 0], values[:, 0])
+        assert (cube.labels is not None) == labels
+
+    def test_numpy(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.save(tmp_path / "a.npy", values[:, 0])
+        self.check(tmp_path / "a.npy", values)
+        np.savez(tmp_path / "a.npz", mid=values[:, 0], labels=range(6))
+        self.check(tmp_path / "a.npz", values, labels=True)
+
+    def test_safetensors(self, tmp_path: Path, values: np.ndarray) -> None:
+        tensors = {"mid": ("F32", (6, 4), values[:, 0].tobytes()), "labels": ("I64", (6,), np.arange(6).tobytes())}
+        self.check(safetensors(tmp_path / "a.safetensors", tensors), values, labels=True)
+
+    def test_torch(self, tmp_path: Path, values: np.ndarray) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save(torch.from_numpy(values[:, 0].copy()), tmp_path / "a.pt")
+        self.check(tmp_path / "a.pt", values)
+
+    def test_a_single_image(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.save(tmp_path / "a.npy", values[:1, 0])
+        assert open_cube(tmp_path / "a.npy").n_images == 1
 
 
 class TestSafetensors:

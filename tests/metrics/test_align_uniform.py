@@ -1,4 +1,4 @@
-"""Alignment and uniformity against the authors' formulas, row by row."""
+"""Alignment and uniformity against the authors' formulas, row by row, and against their code."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def test_the_authors_formulas(n, v, alpha, t, normalize, seed):
     est = ik.AlignUniform(alpha, t, normalize=normalize).fit(h)
     assert (est.alignment_, est.uniformity_) == pytest.approx((align, uniform), rel=1e-10)
     assert est.score(h) == pytest.approx(-(align + uniform), rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize(("alpha", "t"), [(2, 2), (1, 0.5)])
+def test_the_authors_code(oracle, alpha, t):
+    numbers, made = oracle("align_uniform")
+    align = np.mean(numbers[f"align_loss of pairs of views, alpha={alpha}"])
+    uniform = np.mean(numbers[f"uniform_loss of views, t={t}"])
+    assert ik.alignment(made["h"], alpha) == pytest.approx(align, rel=1e-8)
+    assert ik.uniformity(made["h"], t) == pytest.approx(uniform, rel=1e-8)
+    est = ik.AlignUniform(alpha, t, normalize=None).fit(made["unit"])
+    assert (est.alignment_, est.uniformity_) == pytest.approx((align, uniform), rel=1e-8)
 
 
 @PROPERTY

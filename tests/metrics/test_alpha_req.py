@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +16,6 @@ from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnough
 from icrkit.metrics._base import row_moments
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
-
-
-def oracle(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What a peer said, and the input it said it of, made again."""
-    found = json.loads((ORACLES / f"{name}.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    return found["numbers"], made
 
 
 def features(n: int = 60, v: int = 2, d: int = 20, alpha: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -86,14 +75,14 @@ def test_a_line_fitted_by_numpy(n, d, first, last, views, weights, seed):
         assert ik.alpha_req(moments, views, (first, last), weights) == pytest.approx(-slope, rel=1e-8, abs=1e-10)
 
 
-def test_reptrix():
+def test_reptrix(oracle):
     numbers, made = oracle("reptrix")
     assert ik.alpha_req(made["decay"]) == pytest.approx(numbers["get_alpha(decay)[0]"], rel=1e-8)
     want = numbers["get_alpha(decay, fit_range=np.arange(4, 40))[0]"]  # from 0: ranks 5 to 40
     assert ik.alpha_req(made["decay"], ranks=(5, 40)) == pytest.approx(want, rel=1e-8)
 
 
-def test_corvic_engine_weighs_all_ranks_alike():
+def test_corvic_engine_weighs_all_ranks_alike(oracle):
     numbers, made = oracle("corvic_engine")
     want = numbers["alpha_req(rows)"]
     assert ik.alpha_req(made["rows"], ranks=(1, 16), weights=None) == pytest.approx(want, rel=1e-8)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFinit
 from icrkit.metrics._auth_pct import AuthPct, auth_pct
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
 
 
 def sets(n: int = 60, m: int = 50, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,14 +61,25 @@ def test_the_definition(n, m, d, seed):
     assert float((est.distance_ > est.radius_).mean()) == want
 
 
-def test_dgm_eval_says_the_same():
-    found = json.loads((ORACLES / "dgm_eval_authpct.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    for name, percent in found["numbers"].items():
+def test_dgm_eval_says_the_same(oracle):
+    numbers, made = oracle("dgm_eval_authpct")
+    for name, percent in numbers.items():
         for dtype in (np.float64, np.float32):
             share = auth_pct(made[name].astype(dtype), made["training"].astype(dtype))
             assert 100 * share == pytest.approx(percent, rel=1e-12)
+
+
+def test_prdc_has_the_same_distances(oracle):
+    numbers, made = oracle("prdc")
+    est, other = AuthPct().fit(made["training"]), AuthPct().fit(made["generated"])
+    est.evaluate(made["generated"])
+    other.evaluate(made["training"])
+    radii = np.array(numbers["nearest within training"])
+    np.testing.assert_allclose(est.distance_, numbers["nearest of another set"], rtol=1e-8)
+    np.testing.assert_allclose(est.radius_, radii[est.nearest_], rtol=1e-8)
+    np.testing.assert_allclose(est.reference_.radii, radii, rtol=1e-8)
+    # Its coverage: training rows nearer to a generated one than to their own nearest.
+    assert (other.distance_ < est.reference_.radii).mean() == pytest.approx(numbers["coverage"], rel=1e-12)
 
 
 @pytest.mark.parametrize("views", ["mean", "all", 1])

@@ -276,6 +276,79 @@ def test_a_float32_feature_whose_squares_underflow_is_not_constant(est):
     assert est.fit(h.astype("float32")).score(h.astype("float32")) == pytest.approx(want, rel=1e-6)
 
 
+# ---- any scale ------------------------------------------------------------------------------------------------------
+
+
+def classes_apart(n: int = 60) -> np.ndarray:
+    return features(n) + 1.5 * np.random.default_rng(1).standard_normal((3, 1, 4))[labels(n)]
+
+
+ANY_SCALE = {
+    "class_separation": lambda h: ik.class_separation(h, labels()),
+    "silhouette": lambda h: ik.silhouette(h, labels()),
+    "silhouette, cosine": lambda h: ik.silhouette(h, labels(), metric="cosine"),
+    "silhouette, kmeans": lambda h: ik.silhouette(h, labels="kmeans", n_clusters=3),
+    "knn_probe": lambda h: ik.knn_probe(h, labels(), n_neighbors=5).accuracy,
+    "linear_cka": lambda h: ik.linear_cka(h, h[:, ::-1]),
+    "linear_cka, biased": lambda h: ik.linear_cka(h, h[:, ::-1], debiased=False),
+    "trace_ratio, l2": lambda h: ik.trace_ratio(h, normalize="l2"),
+    "auth_pct": lambda h: ik.auth_pct(h[:, 1:], h),
+    "nearest_ratio": lambda h: ik.nearest_ratio(h[:, 1:], h, threshold=0.8),
+}
+IN_RANGE = {
+    "nc1": lambda h: ik.nc1(h, labels()),
+    "nc1, svd": lambda h: ik.nc1(h, labels(), "svd"),
+    "nc1, quotient": lambda h: ik.nc1(h, labels(), "quotient"),
+    "NC1Scorer": lambda h: ik.NC1Scorer().fit(h, labels()).nc1_,
+    "cdnv": lambda h: ik.cdnv(h, labels()),
+    "linear_probe": lambda h: ik.linear_probe(h, labels()).accuracy,
+    "few_label_probe": lambda h: ik.few_label_probe(h, labels()).accuracy,
+    "LinearProbe": lambda h: ik.LinearProbe().fit(h, labels()).score(h, labels()),
+    "rankme": ik.rankme,
+    "effective_rank": ik.effective_rank,
+    "participation_ratio": ik.participation_ratio,
+    "stable_rank": ik.stable_rank,
+    "alpha_req": lambda h: ik.alpha_req(h, ranks=(1, 4)),
+    "trace_ratio": ik.trace_ratio,
+    "lidar": lambda h: ik.lidar(h, delta=0.0),
+    "icr": lambda h: ik.ICREstimator().fit(h).icr_,
+    "icr, Gram": lambda h: ik.icr(ik.gram_matrix(h), "crossfit", regularization=0.1),
+    "information": lambda h: ik.InvariantInformation().fit(h).information_,
+    "fisher": lambda h: ik.FisherSpectrum().fit(h).eigenvalues_[0],
+    "memorization_ratio": lambda h: ik.memorization_ratio(h[:, 1:], h, 0.9),
+    "neighbors": lambda h: ik.neighbor_retrieval(h).similarity[0, 0],
+    "neighbors, residual": lambda h: ik.neighbor_retrieval(h, component="residual").similarity[0, 0],
+}
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-157, 1e-170, 1e300, 1e-300])
+@pytest.mark.parametrize("name", [*ANY_SCALE, *IN_RANGE])
+def test_ratios_are_right_at_any_scale_or_the_scale_is_named(name, scale):
+    h = classes_apart()
+    if name in ANY_SCALE:
+        assert ANY_SCALE[name](h * scale) == pytest.approx(ANY_SCALE[name](h), rel=1e-9)
+        return
+    error, match = (NonFiniteError, "overflow.*scale") if scale > 1 else (DegenerateFeaturesError, "underflow")
+    with pytest.raises(error, match=match):
+        IN_RANGE[name](h * scale)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25, 1e-35])
+@pytest.mark.parametrize("name", [*ANY_SCALE, *IN_RANGE])
+def test_ratios_of_float32_features_are_right_at_any_scale(name, scale):
+    h = classes_apart().astype("float32")
+    measure = {**ANY_SCALE, **IN_RANGE}[name]
+    assert measure(h * np.float32(scale)) == pytest.approx(measure(h), rel=1e-5)
+
+
+def test_a_small_feature_among_others_is_named_where_it_matters():
+    h = features()
+    h[..., 2] *= 1e-159
+    with pytest.raises(DegenerateFeaturesError, match=r"1 of 4 features .* underflow: \[2\]"):
+        ik.ICREstimator().fit(h)
+    assert ik.rankme(h) == pytest.approx(ik.rankme(h[..., [0, 1, 3]]), rel=1e-5)
+
+
 # ---- conditioning: item 18 ------------------------------------------------------------------------------------------
 
 

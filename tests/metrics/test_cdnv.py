@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "neural_collapse.json").read_text())
 
 
 def labelled(n: int = 60, d: int = 5, k: int = 4, seed: int = 0, v: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -58,10 +55,9 @@ def test_all_pairs_written_out(d, k, seed):
 
 
 @pytest.mark.parametrize("name", ["balanced", "unbalanced", "narrow"])
-def test_neural_collapse(name):
-    made: dict[str, np.ndarray] = {}
-    exec(ORACLE["input"], made)
-    assert ik.cdnv(made[name], made[f"{name}_y"]) == pytest.approx(ORACLE["numbers"][f"cdnv of {name}"], rel=1e-8)
+def test_neural_collapse(oracle, name):
+    numbers, made = oracle("neural_collapse")
+    assert ik.cdnv(made[name], made[f"{name}_y"]) == pytest.approx(numbers[f"cdnv of {name}"], rel=1e-8)
 
 
 @pytest.mark.parametrize("views", ["mean", "all", 0, 2])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "naturalcogsci.json").read_text())
 
 
 def labelled(n: int = 60, d: int = 5, k: int = 4, seed: int = 0, v: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +52,10 @@ def test_all_pairs(d, k, seed):
 
 
 @pytest.mark.parametrize("name", ["balanced", "unbalanced"])
-def test_naturalcogsci_which_counts_pairs_within_a_class_once(name):
-    made: dict[str, np.ndarray] = {}
-    exec(ORACLE["input"], made)
+def test_naturalcogsci_which_counts_pairs_within_a_class_once(oracle, name):
+    numbers, made = oracle("naturalcogsci")
     found = ik.class_separation(made[name], made[f"{name}_y"])
-    assert 1 - (1 - found) / 2 == pytest.approx(ORACLE["numbers"][name], rel=1e-8)
+    assert 1 - (1 - found) / 2 == pytest.approx(numbers[name], rel=1e-8)
 
 
 @pytest.mark.parametrize("views", ["mean", "all", 0, 2])

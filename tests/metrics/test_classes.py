@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import icrkit as ik
 from icrkit._features import Features
 from icrkit.exceptions import NonFiniteError, NotEnoughDataError
-from icrkit.metrics._classes import add_by_label, class_codes, class_spread, labelled_rows, read_rows
+from icrkit.metrics._classes import (
+    add_by_label,
+    checked_labels,
+    class_codes,
+    class_spread,
+    labelled_rows,
+    read_rows,
+)
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
 
@@ -95,6 +104,60 @@ def test_codes_are_numbers_of_sorted_classes():
     assert classes.tolist() == ["a", "b", "c"] and codes.tolist() == [1, 0, 1, 2]
     with pytest.raises(NotEnoughDataError, match="1 class"):
         class_codes(np.ones(5))
+
+
+LETTERS = np.array(list("abc") * 4)
+LABELLED = {
+    "nc1": ik.nc1,
+    "cdnv": ik.cdnv,
+    "class_separation": ik.class_separation,
+    "silhouette": ik.silhouette,
+    "linear_probe": ik.linear_probe,
+    "knn_probe": ik.knn_probe,
+    "few_label_probe": lambda X, y: ik.few_label_probe(X, y, n_labels=2, n_draws=2),
+    "few_label_probe, test": lambda X, y: ik.few_label_probe(X, LETTERS, X, y, n_labels=2, n_draws=2),
+    "score": lambda X, y: ik.LinearProbe(cv=2).fit(X, LETTERS).score(X, y),
+    **{
+        type(est).__name__: lambda X, y, est=est: est.fit(X, y)
+        for est in (
+            *(ik.NC1Scorer(), ik.CDNV(), ik.ClassSeparation(), ik.Silhouette()),
+            *(ik.LinearProbe(cv=2), ik.KNNProbe(cv=2), ik.FewLabelProbe(n_labels=2, n_draws=2)),
+        )
+    },
+}
+BAD_LABELS = {
+    "Input y contains NaN, None or infinity: 1 of 12 labels, the first is nan at number 5": np.where(
+        np.arange(12) == 5, np.nan, np.arange(12) % 3
+    ),
+    "1 of 12 labels, the first is inf at number 5": np.where(np.arange(12) == 5, np.inf, np.arange(12) % 3),
+    "1 of 12 labels, the first is None at number 5": np.where(np.arange(12) == 5, None, LETTERS),
+    "1 of 12 labels, the first is NaT": np.where(np.arange(12) == 5, np.datetime64("NaT"), np.datetime64("2020", "D")),
+    "Unknown label type: continuous": np.arange(12) / 7,
+    "Unknown label type: unknown": np.where(np.arange(12) % 2, "a", np.arange(12).astype(object)),
+    r"inconsistent numbers of samples: \[12, 11\]": LETTERS[:11],
+    r"1d array, got an array of shape \(12, 2\)": np.stack([LETTERS, LETTERS], axis=1),
+}
+
+
+@pytest.mark.parametrize("match", BAD_LABELS)
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("rows", [False, True])
+def test_functions_and_estimators_check_labels_alike(name, match, rows):
+    h = features(12).array
+    with pytest.raises(ValueError, match=match):
+        LABELLED[name](h[:, 0] if rows else h, BAD_LABELS[match])
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        *(["b", "a", "b"], [True, False, True], np.array(["b", "a", "b"], dtype=object), np.array([3, 1, 3], np.uint8)),
+        *(np.array([3.0, 1.0, 3.0]), np.array(["2021", "2020", "2021"], dtype="M8[D]"), pd.Series(["b", "a", "b"])),
+    ],
+    ids=str,
+)
+def test_labels_of_any_kind_that_tells_classes_apart(y):
+    assert class_codes(checked_labels(y, 3))[1].tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 import icrkit as ik
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
-from icrkit.metrics._crossfit import Crossfit, crossfit, jackknife_error
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
+from icrkit.metrics._crossfit import Crossfit, FoldTraces, crossfit, direction_variance, jackknife_error
 from icrkit.moments import Moments, fold_of_images
 
 
@@ -85,6 +85,25 @@ def test_a_negative_ratio_is_reported_and_has_an_interval():
     result = Crossfit(np.array([-0.1, 0.05, -0.2]), np.ones(3), 2, 0.0, np.zeros(3))
     low, high = result.interval()
     assert result.mean_snr < 0 and low < result.icr < high and result.icr > 1
+
+
+def test_direction_variance_by_hand():
+    # Two directions of which one holds all of B: Tr(M^2) = 1 - 1/2, less 1/(m - d) and 1/(N - 1).
+    options = {"n_images": 101, "n_views": 2, "d": 2.0, "dof": 100, "fold_residual": np.array([2.0, 2.0])}
+    assert direction_variance(3.0, 9.0, **options) == pytest.approx(2 * (0.5 - 1 / 98 + 1 / 100) / 95, rel=1e-14)
+    # Signal alike in all directions leaves the noise alone.
+    assert direction_variance(3.0, 4.5, **options) == pytest.approx(2 * (1 / 100 + 1 / 100) / 95, rel=1e-14)
+    # Scales that vary between images: spread (N/G) Var/mean^2 = 101/2 * 2/4, of which 1 is Gaussian.
+    kappa = (101 / 2 * 2 / 4 - 1) / 2
+    got = direction_variance(3.0, 9.0, **(options | {"fold_residual": np.array([1.0, 3.0])}))
+    assert got == pytest.approx(2 * ((0.5 - 1 / 98 - 1 / 100) * (1 + kappa) + 2 / 100) / 95, rel=1e-14)
+
+
+def test_the_value_from_traces_of_folds_by_hand():
+    folds = [FoldTraces(10, 4.0, 2.0, 0.5, 3.0), FoldTraces(30, 5.0, 2.0, 0.5, 6.0)]
+    found = Crossfit.of(folds, n_views=2, n_features=3, dof=39, damped=0.5, powers=(4.0, 8.0))
+    assert found.mean_snr == (10 * 3 + 30 * 4) / (40 * 2.5) == 1.5
+    np.testing.assert_allclose(found.log_q, np.log([1, 2]), rtol=1e-15)
 
 
 # ---- brute force ----------------------------------------------------------------------------------------------------
@@ -198,6 +217,31 @@ def test_a_feature_alive_in_one_fold_only_is_no_garbage(active):
     h[others, :, 1] = active * h[others, :, 0] + active
     with pytest.raises(IllConditionedError, match="without one of the folds"):
         crossfit(Moments.from_cube(h, n_folds=5))
+
+
+@pytest.mark.filterwarnings("ignore:no cross-fitted ICR:UserWarning")
+@pytest.mark.parametrize(("d", "share"), [(3, 0.0), (3, 0.2), (200, 0.2)])  # the last through the Gram matrix
+def test_image_means_that_coincide_leave_the_plug_in_alone(d, share):
+    half = np.random.default_rng(0).standard_normal((40, 1, d))
+    h = np.concatenate([half, -half], axis=1)
+    est = ik.ICREstimator(regularization=share).fit(h)
+    # B = 0: R = -Tr(P W)/(V d), and without regularization Tr(P W) = d.
+    assert est.icr_ == pytest.approx(2.0, rel=1e-12) if share == 0 else 1 < est.icr_ < 2
+    for name in ("icr_crossfit_", "interval_"):
+        with pytest.raises(AttributeError, match="means over views of all 40 images coincide"):
+            getattr(est, name)
+    with pytest.raises(DegenerateFeaturesError, match="means over views of all 40 images coincide"):
+        ik.ICREstimator("crossfit", regularization=share).fit(h)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_image_means_that_differ_in_one_fold_only(dtype):
+    # Rounding must not pass for what the other folds hold.
+    half = np.random.default_rng(0).standard_normal((60, 1, 3))
+    h = np.concatenate([half, -half], axis=1)
+    h[fold_of_images(np.arange(60), 5) == 2] += np.random.default_rng(1).standard_normal((1, 2, 3))
+    with pytest.raises(DegenerateFeaturesError, match="or of all but one fold"):
+        crossfit(Moments.from_cube(h.astype(dtype), n_folds=5), 0.1)
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------

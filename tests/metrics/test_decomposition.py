@@ -100,6 +100,22 @@ def test_the_invariant_covariance_is_the_mean_covariance_between_different_views
     )
 
 
+@pytest.mark.parametrize("centering", ["view", "none"])
+def test_traces_of_rsatoolbox(oracle, centering):
+    # Half its mean crossvalidated distance between images is Tr Sigma_s/d: between different views "view", rows "none".
+    numbers, made = oracle("rsatoolbox")
+    parts = ik.traces(Moments.from_cube(made["h"]), centering)
+    assert parts.invariant == pytest.approx(numbers[f"trace of invariant, {centering}"], rel=1e-8)
+    assert parts.residual == pytest.approx(numbers[f"trace of residual, {centering}"], rel=1e-8)
+
+
+def test_rsatoolbox_has_another_covariance_with_other_degrees_of_freedom(oracle):
+    numbers, made = oracle("rsatoolbox")
+    n, v, _ = made["h"].shape
+    residual = ik.traces(Moments.from_cube(made["h"]), "none").residual
+    assert residual * n * (v - 1) / ((n - 1) * v) == pytest.approx(numbers["trace of cov_from_measurements"], rel=1e-8)
+
+
 @pytest.mark.parametrize("v", [2, 3, 5])
 def test_views_without_an_order_are_never_centred_one_by_one(v):
     h = features(30, v, 4)
@@ -162,7 +178,7 @@ def test_the_model_is_the_regularised_residual_covariance(centering, share):
     assert model.traces(between, within) == pytest.approx(
         [np.trace(np.linalg.solve(full, x)) for x in (between, within)], rel=1e-11
     )
-    assert model.trace_inverse() == pytest.approx(np.trace(np.linalg.inv(full)), rel=1e-11)
+    assert model.damped == pytest.approx(tau * np.trace(np.linalg.inv(full)), rel=1e-11)
     white = model.whiten(np.linalg.cholesky(full).T)  # rows whose scatter is the covariance itself
     np.testing.assert_allclose(white.T @ white, np.eye(5), atol=1e-11)
     unit = 1 / np.sqrt(full.diagonal())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import pickle
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,17 +21,8 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._effective_rank import entropy_rank, row_eigenvalues
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
 RANKS = (ik.effective_rank, ik.participation_ratio, ik.stable_rank)
 ESTIMATORS = (ik.EffectiveRank(), ik.ParticipationRatio(), ik.StableRank())
-
-
-def oracle(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What a peer said, and the input it said it of, made again."""
-    found = json.loads((ORACLES / f"{name}.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    return found["numbers"], made
 
 
 def features(n: int = 40, v: int = 1, d: int = 6, seed: int = 0) -> np.ndarray:
@@ -56,6 +45,15 @@ def test_equal_directions_count_one_each():
     for spectrum in ("singular", "eigenvalues"):
         assert ik.effective_rank(axes, spectrum=spectrum) == pytest.approx(4, rel=1e-12)
         assert ik.stable_rank(axes, spectrum=spectrum) == pytest.approx(4, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(5, 9), (9, 9), (9, 4)])
+def test_the_greatest_value_there_is(n, d):
+    # A simplex: centred, all directions that so many rows can span are equally strong.
+    rows = np.eye(max(n, d))[:n, :d] if n <= d else np.concatenate([np.eye(d), -np.eye(d), np.zeros((n - 2 * d, d))])
+    for rank in (ik.effective_rank, ik.participation_ratio, ik.stable_rank):
+        assert rank(rows) == pytest.approx(min(n - 1, d), rel=1e-9)
+        assert rank(rows, centered=False) == pytest.approx(min(n, d), rel=1e-9)
 
 
 def test_two_directions_by_hand():
@@ -117,7 +115,7 @@ def test_explained_variance_of_scikit_learn():
 
 
 @pytest.mark.parametrize("name", ["rows", "wide"])
-def test_google_research(name):
+def test_google_research(oracle, name):
     numbers, made = oracle("google_research")
     x = made[name]
     want = numbers[f"stable_rank({name})"]
@@ -125,7 +123,7 @@ def test_google_research(name):
     assert ik.stable_rank(x, spectrum="singular") == pytest.approx(numbers[f"ne_sum({name})"], rel=1e-8)
 
 
-def test_corvic_engine():
+def test_corvic_engine(oracle):
     numbers, made = oracle("corvic_engine")
     assert ik.stable_rank(made["rows"], spectrum="singular") == pytest.approx(numbers["ne_sum(rows)"], rel=1e-8)
 

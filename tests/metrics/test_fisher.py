@@ -1,4 +1,4 @@
-"""Fisher spectrum: scipy's generalised eigenproblem of the two covariances, and what may not change it."""
+"""Fisher spectrum: scipy's generalised eigenproblem, scikit-learn's discriminants, and what may not change it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import icrkit as ik
 from icrkit.moments import Moments
@@ -69,6 +70,26 @@ def test_spectrum_equals_scipy(v, d, centering, share, seed):
     est = ik.FisherSpectrum(regularization=share, residual_centering=centering).fit(h)
     np.testing.assert_allclose(est.eigenvalues_, values, rtol=1e-12, atol=1e-14)
     assert est.n_negative_ == (values < 0).sum()
+
+
+@pytest.mark.parametrize("solver", ["eigen", "svd"])
+@pytest.mark.parametrize("centering", ["view", "none"])
+@pytest.mark.parametrize(("n", "v", "d"), [(60, 2, 5), (30, 4, 12)])
+def test_discriminants_of_scikit_learn(solver, centering, n, v, d):
+    h = features(n, v, d)
+    given = h - h.mean(axis=0) if centering == "view" else h  # each view's own mean taken out before
+    rows = given.reshape(-1, d)
+    lda = LinearDiscriminantAnalysis(solver).fit(rows, np.repeat(np.arange(n), v))  # each image a class
+    z = lda.transform(rows).reshape(n, v, d)
+    between = z.mean(axis=1).var(axis=0, ddof=1)
+    dof = (n - (centering == "view")) * (v - 1)
+    within = np.square(z - z.mean(axis=1, keepdims=True)).sum(axis=(0, 1)) / dof
+    values, directions = ik.fisher_spectrum(Moments.from_cube(h), residual_centering=centering)
+    # An eigenvalue of its between over its within scatter holds the noise of a mean over views: lambda + 1/V.
+    np.testing.assert_allclose(values, between / within - 1 / v, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose((values + 1 / v) / (values + 1 / v).sum(), lda.explained_variance_ratio_, rtol=1e-8)
+    theirs, ours = (x / np.linalg.norm(x, axis=0) for x in (lda.scalings_, directions))
+    np.testing.assert_allclose(theirs * np.sign((theirs * ours).sum(axis=0)), ours, atol=1e-8)
 
 
 def test_the_mean_eigenvalue_is_the_mean_snr_of_the_plug_in():

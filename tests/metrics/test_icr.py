@@ -15,7 +15,8 @@ from sklearn.base import clone
 import icrkit as ik
 from icrkit._features import Features
 from icrkit.exceptions import NotEnoughDataError
-from icrkit.moments import Moments
+from icrkit.metrics._decomposition import ResidualModel
+from icrkit.moments import Moments, fold_of_images
 
 PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
 # The plug-in is biased on the small samples used here, and every fit says so.
@@ -120,6 +121,49 @@ def test_score_is_minus_the_icr_of_other_images(centering, share):
     assert est.score(other) == pytest.approx(-1 / (1 + signal / noise), rel=1e-10)
     assert est.score(Moments.from_cube(other)) == pytest.approx(est.score(other), rel=1e-12)
     assert est.score(h) == pytest.approx(-est.icr_plugin_, rel=1e-10)
+
+
+@pytest.mark.parametrize("centering", ["view", "none"])
+def test_rsatoolbox(oracle, centering):
+    # Crossnobis distances between different views ("view") or between different rows ("none"), half their mean.
+    numbers, made = oracle("rsatoolbox")
+    est = ik.ICREstimator(residual_centering=centering, n_folds=4).fit(made["h"])
+    assert est.mean_snr_ == pytest.approx(numbers[f"mean SNR, {centering}"], rel=1e-8)
+    assert est.score(made["other"]) == pytest.approx(-1 / (1 + numbers[f"mean SNR of other, {centering}"]), rel=1e-8)
+    np.testing.assert_array_equal(fold_of_images(np.arange(40), 4), made["folds"])
+    assert est.icr_crossfit_ == pytest.approx(1 / (1 + numbers[f"mean SNR by folds, {centering}"]), rel=1e-8)
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_cvmanova_leaves_out_a_run(oracle, runs):
+    # D = d R (N - 1)/N. R: Sigma_s between the means over views of a run and of the others, P from the others, where it
+    # meets no residual of its own, so that the Gaussian factor is on all of it; the mean over runs.
+    numbers, made = oracle("cvmanova")
+    h = made["h"].reshape(30, runs, -1, 5)
+    snr = []
+    for k in range(runs):
+        others = np.delete(h, k, axis=1)
+        means = np.stack([h[:, k].mean(axis=1), others.mean(axis=(1, 2))], axis=1)
+        each = Moments.from_cube(others.reshape(-1, h.shape[2], 5), n_folds=0)
+        model = ResidualModel(each, residual_centering="none")
+        (trace,) = model.traces(ik.invariant_covariance(Moments.from_cube(means, n_folds=0)))
+        snr.append((model.dof - 6) / model.dof * trace / 5)
+    assert 5 * np.mean(snr) * 29 / 30 == pytest.approx(numbers[f"D of {runs} runs"], rel=1e-8)
+
+
+@pytest.mark.parametrize("centering", ["view", "none"])
+def test_cvmanova_leaving_nothing_out(oracle, centering):
+    numbers, made = oracle("cvmanova")
+    h, other = made["h"], made["other"]
+    (n, v, d), k = h.shape, len(other)
+    est = ik.ICREstimator("gaussian", residual_centering=centering).fit(h)
+    # D is of Tr(W^-1 B) then, R + 1/V.
+    snr = numbers[f"D of a run and its copy, {centering}"] / d * n / (n - 1) - 1 / v
+    assert est.icr_ == pytest.approx(1 / (1 + snr), rel=1e-8)
+    # Of images that the error is not of: Tr(P B) over Tr(P W).
+    between = numbers[f"D of other images, {centering}"] / ((k - 1) * v)
+    within = numbers[f"D of other views, {centering}"] / ((k - (centering == "view")) * (v - 1))
+    assert est.score(other) == pytest.approx(-1 / (1 + between / within - 1 / v), rel=1e-8)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

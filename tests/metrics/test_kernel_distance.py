@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +17,6 @@ from icrkit.metrics import _kernel_distance
 from icrkit.metrics._kernel_distance import KernelDistance, kernel_distance
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
 
 
 def rows(n: int = 40, d: int = 5, seed: int = 0) -> np.ndarray:
@@ -37,13 +33,6 @@ def brute(x: np.ndarray, y: np.ndarray) -> float:
 
     within = sum(kernel(a, a).sum() - kernel(a, a).trace() for a in (x, y))
     return float((Fraction(int(within), n * (n - 1)) - Fraction(2 * int(kernel(x, y).sum()), n * n)) / d**3)
-
-
-def oracle(name: str) -> tuple[dict[str, Any], dict[str, float]]:
-    found = json.loads((ORACLES / f"{name}.json").read_text())
-    scope: dict[str, Any] = {}
-    exec(found["input"], scope)
-    return scope, found["numbers"]
 
 
 # ---- closed form ----------------------------------------------------------------------------------------------------
@@ -83,21 +72,21 @@ def test_far_offsets_cost_few_digits():
         assert kernel_distance(*single) == pytest.approx(brute(x + offset, y + offset), rel=1e-5)
 
 
-def test_torchmetrics():
-    made, numbers = oracle("torchmetrics_fid")
+def test_torchmetrics(oracle):
+    numbers, made = oracle("torchmetrics_fid")
     assert kernel_distance(made["x"], made["y"]) == pytest.approx(numbers["kid of the whole sets"], rel=1e-8)
 
 
-def test_dgm_eval():
-    made, numbers = oracle("dgm_eval_distances")
+def test_dgm_eval(oracle):
+    numbers, made = oracle("dgm_eval_distances")
     est = KernelDistance(subset_size=100).fit(made["reference"])
     assert est.evaluate(made["x"]) == pytest.approx(numbers["KID of 100 subsets of 100"], rel=1e-8)
     deviation = numbers["its standard deviation over subsets"]
     assert est.standard_error_ == pytest.approx(deviation / 10, rel=1e-8)
 
 
-def test_clean_fid():
-    made, numbers = oracle("clean_fid_kid")
+def test_clean_fid(oracle):
+    numbers, made = oracle("clean_fid_kid")
     value = kernel_distance(made["x"], made["reference"], subset_size=60)
     assert value == pytest.approx(numbers["KID of 100 subsets of 60"], rel=1e-8)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,15 +19,6 @@ from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonF
 from icrkit.metrics._lidar import discriminant_eigenvalues
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
-
-
-def oracle(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What a peer said, and the input it said it of, made again."""
-    found = json.loads((ORACLES / f"{name}.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    return found["numbers"], made
 
 
 def features(n: int = 40, v: int = 3, d: int = 6, seed: int = 0) -> np.ndarray:
@@ -107,7 +96,7 @@ def test_eigenvalues_are_signal_to_noise_ratios_and_the_noise_of_a_mean(v):
     np.testing.assert_allclose(discriminant_eigenvalues(m, 0.0), want, rtol=1e-10)
 
 
-def test_stable_pretraining():
+def test_stable_pretraining(oracle):
     numbers, made = oracle("stable_pretraining")
     cube = made["cube"]
     assert ik.lidar(cube, epsilon=0) == pytest.approx(numbers["LiDAR of cube, epsilon=0"], rel=1e-8)
@@ -118,7 +107,7 @@ def test_stable_pretraining():
 
 
 @pytest.mark.parametrize(("call", "delta"), [("", 1e-6), (", del_sigma_augs=0.03", 0.03)])
-def test_reptrix_takes_another_spectrum(call, delta):
+def test_reptrix_takes_another_spectrum(oracle, call, delta):
     """reptrix 0.1.0 says 2.50 where the definition gives 6.02.
 
     It hands the discriminant matrix to its function for features, and so gets the principal components of the matrix's

@@ -48,6 +48,13 @@ def test_a_similarity_of_just_the_threshold_is_no_copy():
     assert MemorizationRatio(float(est.similarity_[0])).fit(training).evaluate(generated) == 0.5
 
 
+def test_copies_in_float32_are_copies_at_any_threshold_below_one():
+    training = np.random.default_rng(0).standard_normal((200, 96)).astype(np.float32)
+    est = MemorizationRatio(1 - 1e-12).fit(training)
+    assert est.evaluate(training) == est.evaluate((3.3 * training).astype(np.float32)[::-1]) == 1.0
+    assert (est.similarity_ > 1 - 1e-12).all()
+
+
 # ---- brute force ----------------------------------------------------------------------------------------------------
 
 

@@ -223,7 +223,7 @@ def test_class_moments_count_rows():
     h, y = labelled(60, 5, 3, v=2)
     m = class_moments(Features(h, np.arange(60)), y, "all")
     np.testing.assert_array_equal(m.counts, 2 * np.bincount(y))
-    np.testing.assert_allclose(m.means[1], h[y == 1].mean(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(m.origin + m.means[1], h[y == 1].mean(axis=(0, 1)), atol=1e-12)
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------

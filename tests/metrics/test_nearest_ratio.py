@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFinit
 from icrkit.metrics._nearest_ratio import NearestRatio, nearest_ratio
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
 
 
 def sets(n: int = 60, m: int = 50, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,17 +57,24 @@ def test_the_definition(n, m, threshold, seed):
     np.testing.assert_array_equal(est.nearest_, rows[:, 0])
 
 
-def test_the_authors_code_says_the_same_of_pixels():
-    found = json.loads((ORACLES / "diff_memorize.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    numbers = found["numbers"]
+def test_the_authors_code_says_the_same_of_pixels(oracle):
+    numbers, made = oracle("diff_memorize")
     pixels = {name: made[name].reshape(len(made[name]), -1).astype(np.float64) for name in ("generated", "training")}
     est = NearestRatio().fit(pixels["training"])
     assert est.evaluate(pixels["generated"]) == numbers["memorize_ratio"]
     assert est.nearest_.tolist() == numbers["knn_index[:, 0]"]
     # Its distances are float32, a pixel's share each.
     assert est.distance_.mean() / np.sqrt(48) == pytest.approx(numbers["mean of knn_distance[:, 0]"], rel=1e-6)
+
+
+def test_prdc_has_the_same_distances(oracle):
+    numbers, made = oracle("prdc")
+    est = NearestRatio(0.4).fit(made["training"])
+    share = est.evaluate(made["generated"])
+    first, second = (np.array(numbers[f"{which} of another set"]) for which in ("nearest", "second nearest"))
+    np.testing.assert_allclose(est.distance_, first, rtol=1e-8)
+    np.testing.assert_allclose(est.ratio_, first / second, rtol=1e-8)
+    assert share == (first / second < 0.4).mean() > 0
 
 
 def test_with_all_views_the_second_is_of_another_image():

@@ -1,4 +1,4 @@
-"""The search for nearest rows against scikit-learn's, whatever the blocks, the precision and the place of the rows."""
+"""The search for nearest rows against scikit-learn's and prdc's, whatever the blocks, the precision and the place."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from sklearn.base import clone
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
+import icrkit as ik
 from icrkit._features import Features
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError
 from icrkit.metrics import _nearest_rows
@@ -107,6 +109,15 @@ def test_an_image_is_not_its_own_neighbour(n, v, views, blocks):
     np.testing.assert_allclose(near.values[:, 0], distances.min(axis=1), rtol=1e-12)
 
 
+def test_prdc_has_the_same_distances(oracle):
+    numbers, made = oracle("prdc")
+    own = by_distance(made["training"], made["training"], 2, exclude_self=True).values
+    other = by_distance(made["generated"], made["training"], 2).values
+    for k, which in enumerate(("nearest", "second nearest")):
+        np.testing.assert_allclose(own[:, k], numbers[f"{which} within training"], rtol=1e-8)
+        np.testing.assert_allclose(other[:, k], numbers[f"{which} of another set"], rtol=1e-8)
+
+
 # ---- precision ------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +147,13 @@ def test_copies_have_distance_zero_and_cosine_one():
     for found in (near, alike):
         np.testing.assert_array_equal(found.rows[:, 0], np.arange(0, 2000, 3))
     assert (near.values == 0).all()
-    np.testing.assert_allclose(alike.values, 1.0, rtol=1e-7)
+    np.testing.assert_allclose(alike.values, 1.0, rtol=1e-12)
+    np.testing.assert_allclose(by_cosine((2.7 * y[::3]).astype(np.float32), y).values, 1.0, rtol=1e-12)
+    # Near copies keep their distance from 1, of which single products in float32 would see nothing.
+    close = (y[::3] * (1 + 1e-5 * np.random.default_rng(0).standard_normal(y[::3].shape))).astype(np.float32)
+    unit, other = (h[:, 0] / np.linalg.norm(h[:, 0], axis=1, keepdims=True) for h in map(np.float64, (close, y[::3])))
+    want = np.square(unit - other).sum(axis=1) / 2
+    np.testing.assert_allclose(1 - by_cosine(close, y).values[:, 0], want, rtol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -178,6 +195,26 @@ def test_what_is_degenerate_is_named(search):
                 search(first, second)
     with pytest.raises(NonFiniteError, match="overflow"):
         search(x, np.where(y > 1, 1e308, -1e308))
+
+
+SETS = (
+    (ik.MemorizationRatio(), ik.memorization_ratio),
+    (ik.AuthPct(), ik.auth_pct),
+    (ik.NearestRatio(), ik.nearest_ratio),
+)
+
+
+@pytest.mark.parametrize(("est", "measure"), SETS, ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("rows", [False, True])
+def test_one_generated_image_is_a_set_and_one_training_image_is_none(est, measure, rows):
+    x, y = (h[:, 0] if rows else h for h in cubes(8, 25))
+    est = clone(est).fit(y)
+    each = [est.evaluate(x[k : k + 1]) for k in range(8)]
+    assert each == [measure(x[k : k + 1], y) for k in range(8)] and set(each) <= {0.0, 1.0}
+    assert np.mean(each) == est.evaluate(x) == measure(x, y)
+    for call in (lambda: clone(est).fit(y[:1]), lambda: measure(x, y[:1]), lambda: est.evaluate(x[:0])):
+        with pytest.raises(ValueError, match=r"at least \d images? are needed|minimum of [12] is required|0 sample"):
+            call()
 
 
 def test_rows_beyond_the_range_of_the_training_set_overflow_by_name():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +15,6 @@ from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnough
 from icrkit.metrics._base import row_moments
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
-ORACLES = Path(__file__).parents[1] / "oracles"
-
-
-def oracle(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What a peer said, and the input it said it of, made again."""
-    found = json.loads((ORACLES / f"{name}.json").read_text())
-    made = {"np": np}
-    exec(found["input"], made)
-    return found["numbers"], made
 
 
 def features(n: int = 40, v: int = 2, d: int = 6, seed: int = 0) -> np.ndarray:
@@ -50,6 +39,17 @@ def test_epsilon_counts_for_every_direction_that_there_may_be_and_for_no_other()
     p = np.array([1.0, 0, 0, 0, 0]) + 1e-7
     assert ik.rankme(line) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-12)
     assert ik.rankme(line, epsilon=0) == pytest.approx(1, rel=1e-12)
+
+
+def test_epsilon_may_lift_the_value_beyond_the_number_of_directions():
+    n = 400
+    lifted, bound = ik.rankme(np.eye(n)) / n - 1, n * 1e-7 * np.log(1e7)
+    assert lifted == pytest.approx(n * 1e-7 * (np.log(n) - 1), rel=1e-3) and 0 < lifted < bound
+    one = np.ones((n, n))
+    one[0] += 1e-9
+    assert ik.rankme(one) - 1 == pytest.approx(bound, rel=0.01)
+    assert ik.rankme(np.eye(n), renormalize=True) <= n + 1e-9
+    assert ik.rankme(np.eye(n), epsilon=0.0, centered=True) == pytest.approx(n - 1)
 
 
 # ---- brute force ----------------------------------------------------------------------------------------------------
@@ -87,12 +87,12 @@ def test_the_papers_formula(n, d, views, epsilon, renormalize, seed):
         ("reptrix", "get_rankme({})", {"centered": True, "spectrum": "eigenvalues"}),
     ],
 )
-def test_each_public_rankme_is_a_named_option(peer, call, options, name):
+def test_each_public_rankme_is_a_named_option(oracle, peer, call, options, name):
     numbers, made = oracle(peer)
     assert ik.rankme(made[name], **options) == pytest.approx(numbers[call.format(name)], rel=1e-8)
 
 
-def test_public_rankmes_of_one_matrix_differ():
+def test_public_rankmes_of_one_matrix_differ(oracle):
     numbers = [
         oracle(peer)[0][call]
         for peer, call in (
@@ -104,7 +104,7 @@ def test_public_rankmes_of_one_matrix_differ():
     assert [round(x, 2) for x in numbers] == [10.54, 10.55, 6.26]
 
 
-def test_another_epsilon_of_corvic_engine():
+def test_another_epsilon_of_corvic_engine(oracle):
     numbers, made = oracle("corvic_engine")
     assert ik.rankme(made["rows"], epsilon=1e-3) == pytest.approx(numbers["rank_me(rows, epsilon=1e-3)"], rel=1e-8)
 

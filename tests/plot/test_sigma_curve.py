@@ -16,10 +16,15 @@ from icrkit.plot import SigmaCurveDisplay
 SIGMA = np.array([0.01, 0.1, 1.0])
 NUMBERS: dict[str, Any] = {
     "sigma": SIGMA,
-    "icr": np.array([0.52, 0.4, 0.8]),
+    "value": np.array([0.52, 0.4, 0.8]),
     "low": np.array([0.5, 0.38, 0.78]),
     "high": np.array([0.54, 0.42, 0.82]),
     "plugin": np.array([0.5, 0.37, 0.79]),
+}
+INFORMATION: dict[str, Any] = {
+    "value": np.array([9.0, 11.0, 3.0]),
+    "low": np.array([8.0, 10.0, 2.0]),
+    "high": np.array([10.0, 12.0, 4.0]),
 }
 
 
@@ -42,7 +47,7 @@ def test_draws_its_numbers() -> None:
     display = SigmaCurveDisplay(**NUMBERS, chosen=0.1, window=(0.1, 0.1), layer="mid").plot()
     ax = display.ax_
     assert display.figure_ is ax.figure
-    assert drawn(ax, NUMBERS["icr"]) and drawn(ax, NUMBERS["plugin"])
+    assert drawn(ax, NUMBERS["value"]) and drawn(ax, NUMBERS["plugin"])
     band = ax.collections[0].get_paths()[0].vertices
     assert {0.78, 0.82} <= set(band[:, 1])
     assert ax.get_xscale() == "log"
@@ -54,7 +59,7 @@ def test_untrained_levels_are_hatched_and_named() -> None:
     display = SigmaCurveDisplay(**NUMBERS, trained_range=(0.05, 5.0)).plot()
     hatched = [patch for patch in display.ax_.patches if patch.get_hatch()]
     assert len(hatched) == 1 and "below the\ntrained range" in words(display.ax_)
-    assert drawn(display.ax_, NUMBERS["icr"][1:])  # solid over trained levels only
+    assert drawn(display.ax_, NUMBERS["value"][1:])  # solid over trained levels only
     both = SigmaCurveDisplay(**NUMBERS, trained_range=(0.05, 0.5)).plot()
     assert len([patch for patch in both.ax_.patches if patch.get_hatch()]) == 2
     assert "above the\ntrained range" in words(both.ax_)
@@ -85,11 +90,41 @@ def test_from_estimator_holds_the_window() -> None:
     cube = ik.datasets.make_cube(n_images=300, n_features=4, icr=[0.6, 0.3, 0.5], sigmas=[0.01, 0.1, 1.0])
     window = ik.SemanticWindow().fit(cube)
     display = SigmaCurveDisplay.from_estimator(window)
-    np.testing.assert_array_equal(display.icr, window.curve_["icr"].to_numpy()[0])
+    np.testing.assert_array_equal(display.value, window.curve_["icr"].to_numpy()[0])
     assert display.chosen == window.best_sigma_ == 0.1
     assert display.window == window.window_
     with pytest.raises(ValueError, match="not fitted"):
         SigmaCurveDisplay.from_estimator(ik.SemanticWindow())
+
+
+def test_from_estimator_draws_what_the_levels_were_ranked_by() -> None:
+    cube = ik.datasets.make_cube(n_images=300, n_features=4, icr=[0.6, 0.3, 0.5], sigmas=[0.01, 0.1, 1.0])
+    window = ik.SemanticWindow(criterion="information").fit(cube)
+    display = SigmaCurveDisplay.from_estimator(window)
+    one = window.curve_.sel(layer="features")
+    for name, column in (("value", "information"), ("low", "information_low"), ("high", "information_high")):
+        np.testing.assert_array_equal(getattr(display, name), one[column])
+    assert display.criterion == "information" and display.plugin is None
+    assert drawn(display.ax_, one["information"].to_numpy()) and "plug-in" not in words(display.ax_)
+    assert "information of features, nats" in words(display.ax_) and "higher is better" in words(display.ax_)
+    of_icr = SigmaCurveDisplay.from_estimator(window, criterion="icr")
+    np.testing.assert_array_equal(of_icr.value, one["icr"])
+    assert of_icr.chosen == display.chosen and "lower is cleaner" in words(of_icr.ax_)
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        SigmaCurveDisplay.from_estimator(window, criterion="auc")
+
+
+@pytest.mark.parametrize("criterion", ["icr", "information"])
+def test_names_stand_clear_of_the_curve(criterion: str) -> None:
+    numbers = NUMBERS if criterion == "icr" else {"sigma": SIGMA, **INFORMATION}
+    display = SigmaCurveDisplay(**numbers, criterion=criterion, trained_range=(0.05, 5.0), chosen=0.1).plot()
+    ax = display.ax_
+    display.figure_.canvas.draw()
+    (named,) = (text for text in ax.texts if "trained range" in text.get_text())
+    top_of_band = ax.transData.transform([(0.01, numbers["high"][:2].max())])[0, 1]
+    assert named.get_window_extent().y0 > top_of_band
+    (chosen,) = (text for text in ax.texts if "chosen" in text.get_text())
+    assert chosen.get_window_extent().y1 < ax.transData.transform([(0.1, numbers["low"][1])])[0, 1]
 
 
 def test_levels_outside_the_trained_range_are_drawn_and_not_chosen() -> None:
@@ -102,7 +137,7 @@ def test_levels_outside_the_trained_range_are_drawn_and_not_chosen() -> None:
 @pytest.mark.parametrize("sigma", [[0.0, 0.1, 1.0], [0.5]])
 def test_clean_and_single_levels_are_drawn(sigma: list[float]) -> None:
     n = len(sigma)
-    display = SigmaCurveDisplay(sigma=sigma, icr=[0.5] * n, low=[0.5] * n, high=[0.5] * n, chosen=sigma[0]).plot()
+    display = SigmaCurveDisplay(sigma=sigma, value=[0.5] * n, low=[0.5] * n, high=[0.5] * n, chosen=sigma[0]).plot()
     display.figure_.canvas.draw()
 
 

@@ -1,4 +1,4 @@
-"""The page stands alone, and its figures take the page's colours."""
+"""A page stands alone, says what was found, and its figures take its colours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 import icrkit as ik
 from icrkit.exceptions import MissingDependencyError
-from icrkit.report import Examples, Sweep, write_report
+from icrkit.report import Course, Examples, Samples, Sweep, write_report
 from icrkit.report._figure import inline_svg
 
-VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
+VOID = {"meta", "link", "img", "br", "path", "use", "rect", "polyline", "circle"}
 
 
 class Page(HTMLParser):
@@ -56,21 +56,6 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-@pytest.fixture(scope="module")
-def sweep() -> Sweep:
-    made = ik.datasets.make_cube(n_images=300, n_features=4, icr=[0.2, 0.5, 0.3, 0.7], sigmas=[0.001, 0.01, 0.1, 1.0])
-    data = made.to_xarray()
-    data.attrs |= {"noise": {"name": "EDM", "trained_range": [0.005, 5.0]}, "model_sha256": "<ab&c>"}
-    return Sweep.of(ik.Cube(data))
-
-
-@pytest.fixture(scope="module")
-def examples() -> Examples:
-    rng = np.random.default_rng(0)
-    tiles = rng.integers(0, 256, (3, 2, 4, 1, 5, 5), dtype=np.uint8)
-    return Examples(["hat", "shoe", "<b>"], tiles[:, 0, 0], tiles[:, :, 0], tiles, np.array([0.001, 0.01, 0.1, 1.0]))
-
-
 def test_page_stands_alone(sweep: Sweep, examples: Examples, tmp_path: Path) -> None:
     text = write_report(sweep, tmp_path / "page.html", examples).read_text("utf-8")
     page = Page(text)
@@ -94,14 +79,58 @@ def test_page_says_what_was_found(sweep: Sweep, examples: Examples, tmp_path: Pa
     assert text.count('class="best"') >= 1 and 'class=" outside"' in text
 
 
+def test_page_of_a_course(course: Course, samples: Samples, tmp_path: Path) -> None:
+    text = write_report(course, tmp_path / "page.html", samples).read_text("utf-8")
+    page = Page(text)
+    assert page.open == [] and page.outside == []
+    assert "http" not in text and "@import" not in text and "<script" not in text
+    assert len(page.ids) == len(set(page.ids))
+    assert len(page.images) == 2 * 3 * 2 and text.count('class="copied"') == int(np.sum(samples.copied))
+    words = " ".join(page.words)
+    for sentence in [course.headline, *course.sentences]:
+        assert sentence in words
+    for layer, sigma in (("mid", 0.1), ("mid", 0.3), ("up", 0.1), ("up", 0.3)):
+        for row in course.rows(layer, sigma):
+            assert f"{row['information']:.2f}" in words and f"{row['icr_low']:.3f}–{row['icr_high']:.3f}" in words
+    assert "held-out loss" in words and "a rule & more" in words and "Expansion" in words
+    for thing in ("a rise of ICR alone may be a false stop", "At low noise", "one reading is not the network"):
+        assert thing in words
+    assert text.count("<polyline") == 4  # each layer and level as a line
+    assert [int(n) for n in re.findall(r'<tr class="best">\s*<td>(\d+)</td>', text)] == [
+        level["best_step"] for level in sorted(course.levels(), key=lambda level: level["layer"] != "mid")
+    ]
+
+
+def test_page_of_a_course_with_one_reading(tmp_path: Path) -> None:
+    cubes = [
+        (step, ik.datasets.make_cube(n_images=200, n_features=4, icr=icr))
+        for step, icr in [(0, 0.7), (10, 0.5), (20, 0.3)]
+    ]
+    page = Page(write_report(Course.of(cubes), tmp_path / "page.html").read_text("utf-8"))
+    words = " ".join(page.words)
+    assert page.open == [] and page.images == []
+    assert "What it generates" not in words and "Every layer and level" not in words
+    assert "Information is still rising at step 20" in words and "nan" not in words
+
+
+def test_the_images_belong_to_the_result(sweep: Sweep, course: Course, samples: Samples, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="a Sweep is shown with Examples, not with Samples"):
+        write_report(sweep, tmp_path / "page.html", samples)
+    with pytest.raises(TypeError, match="made of a Sweep or a Course, not of dict"):
+        write_report({}, tmp_path / "page.html")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_page_without_images_or_accuracies(sweep: Sweep, tmp_path: Path) -> None:
     page = Page(write_report(sweep, tmp_path / "page.html").read_text("utf-8"))
     assert page.images == [] and page.open == []
     assert "What the network saw" not in " ".join(page.words) and "Accuracy" not in " ".join(page.words)
 
 
-def test_same_numbers_give_the_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
-    first, second = (write_report(sweep, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+@pytest.mark.parametrize("kind", ["sweep", "course"])
+def test_same_numbers_give_the_same_bytes(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    result = request.getfixturevalue(kind)
+    first, second = (write_report(result, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
 
 

@@ -103,13 +103,63 @@ def test_json_holds_everything() -> None:
 
 
 def test_each_layer_has_its_own_best_level() -> None:
-    a = ik.datasets.make_cube(n_images=300, n_features=6, icr=[0.3, 0.5], sigmas=[0.1, 1.0])
-    b = ik.datasets.make_cube(n_images=300, n_features=3, icr=[0.7, 0.5], sigmas=[0.1, 1.0])
-    layers = {"wide": a["features"].to_numpy(), "narrow": b["features"].to_numpy()}
-    sweep = Sweep.of(ik.from_arrays(layers, sigmas=[0.1, 1.0]))
+    sigmas = [0.1, 1.0, 2.0]
+    a = ik.datasets.make_cube(n_images=300, n_features=6, icr=[0.3, 0.5, 0.6], sigmas=sigmas)
+    b = ik.datasets.make_cube(n_images=300, n_features=3, icr=[0.7, 0.5, 0.6], sigmas=sigmas)
+    cube = ik.from_arrays({"narrow": b["features"].to_numpy(), "wide": a["features"].to_numpy()}, sigmas=sigmas)
+    sweep = Sweep.of(cube)
     assert sweep.layers == ["wide", "narrow"]
-    assert [[row["best"] for row in sweep.rows(name)] for name in sweep.layers] == [[True, False], [False, True]]
-    assert Sweep.of(ik.from_arrays(layers, sigmas=[0.1, 1.0]), "narrow").window.best_sigma_ == 1.0
+    best = [[row["sigma"] for row in sweep.rows(name) if row["best"]] for name in sweep.layers]
+    assert best == [[0.1], [1.0]]
+    assert Sweep.of(cube, "narrow").window.best_sigma_ == 1.0
+
+
+def test_layers_are_compared_by_information() -> None:
+    sigmas = [0.1, 1.0, 2.0]
+    a = ik.datasets.make_cube(n_images=300, n_features=6, icr=[0.3, 0.5, 0.6], sigmas=sigmas)["features"].to_numpy()
+    noise = np.random.default_rng(1).standard_normal((300, 2, 3, 6))
+    sweep = Sweep.of(ik.from_arrays({"part": a[..., :3], "padded": np.concatenate([a, noise], axis=-1)}, sigmas=sigmas))
+    # Features of noise make ICR worse, and information no less.
+    assert sweep.layers == ["padded", "part"]
+    assert sweep.rows("part")[0]["icr"] < sweep.rows("padded")[0]["icr"]
+    told = [sweep.rows(name)[0]["information"] for name in ("padded", "part")]
+    said = " ".join(sweep.sentences)
+    assert f"each at its best level: {told[0]:.2f} nats in padded at σ = 0.1 and {told[1]:.2f} nats in part at" in said
+    assert "With 95% confidence no other has as much." in said
+    twice = Sweep.of(ik.from_arrays({"one": a, "other": a @ np.diag([1.0, 2, 3, 4, 5, 6])}, sigmas=sigmas))
+    assert "may have the most too" in " ".join(twice.sentences)
+    assert "Layers" not in " ".join(Sweep.of(cube()).sentences)
+
+
+def test_either_criterion_may_choose_and_the_other_is_told() -> None:
+    by_icr, by_information = (Sweep.of(_disagreeing(), criterion=name) for name in ("icr", "information"))
+    assert by_icr.headline == "Layer features is cleanest at noise level σ = 0.1"
+    assert by_information.headline == "Layer features tells most about its images at noise level σ = 1"
+    icr, information = (by_icr.curve[name].to_numpy()[0] for name in ("icr", "information"))
+    assert by_icr.sentences[0].startswith(f"Its ICR is {icr[0]:.3f} there, 95% interval ")
+    assert by_icr.sentences[1] == (
+        f"Information is {information[0]:.2f} nats there, and highest at σ = 1 ({information[1]:.2f})."
+    )
+    assert by_information.sentences[0].startswith(f"Its information is {information[1]:.2f} nats there, 95% interval ")
+    assert by_information.sentences[1] == f"ICR is {icr[1]:.3f} there, and lowest at σ = 0.1 ({icr[0]:.3f})."
+    assert [row["best"] for row in by_information.rows("features")] == [False, True, False]
+    assert json.loads(by_information.to_json())["criterion"] == "information"
+    assert "-> best by information" in by_information.to_text() and "-> best by ICR" in by_icr.to_text()
+    agreeing = Sweep.of(cube())
+    assert agreeing.sentences[1].endswith("nats there, and highest at the same level.")
+
+
+def _disagreeing() -> ik.Cube:
+    """ICR is lowest at the first level, where one direction is strong, information highest at the second."""
+    rng = np.random.default_rng(0)
+    snr = np.array([[40, 0, 0, 0], [3, 3, 3, 3], [1, 1, 1, 1]])
+    h = rng.standard_normal((400, 1, 1, 4)) * np.sqrt(snr) + rng.standard_normal((400, 2, 3, 4))
+    return ik.from_arrays(h, sigmas=[0.1, 1.0, 2.0])
+
+
+def test_too_few_levels() -> None:
+    with pytest.raises(CubeFormatError, match="at least 3 noise levels"):
+        Sweep.of(ik.datasets.make_cube(n_images=100, n_features=3, icr=[0.3, 0.5], sigmas=[0.1, 1.0]))
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -1,0 +1,764 @@
+"""Training course: how a criterion runs over checkpoints, and whether it has turned.
+
+The test of a turn is ours, of known parts. Fold contributions change sign together (Canay, Romano & Shaikh 2017,
+Econometrica 85(3): randomisation tests with few clusters); the greatest of many studentised differences pays for all of
+them (Romano & Wolf 2005, JASA 100(469)); and the error is spent look by look (Lan & DeMets 1983, Biometrika 70(3)).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.base import BaseEstimator
+from tqdm import tqdm
+
+from icrkit.cube import Cube, from_arrays
+from icrkit.exceptions import (
+    CubeFormatError,
+    DegenerateFeaturesError,
+    IllConditionedError,
+    NonFiniteError,
+    NotEnoughDataError,
+)
+from icrkit.metrics._decomposition import constant_features, traces
+from icrkit.moments import Moments
+from icrkit.readings._pairing import check_same_draws, check_same_folds
+from icrkit.readings._reading import Reading, criterion_of, read_features
+
+__all__ = ["TrainingCourse", "Turn", "find_turn"]
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+# Of noise levels that are the same: that of Cube.select.
+_TOLERANCE = 1e-6
+# Sign changes that are tried: all of them up to so many folds, else as many drawn at random.
+_ALL_FLIPS = 14
+# Of the error, k/(k + _HALF) is spent after k looks.
+_HALF = 10
+# With fewer there are too few sign changes for a test at 5 % over many looks.
+LEAST_FOLDS = 8
+
+_READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
+READ_PARAMETERS = ("n_folds", "random_state", "confidence", "regularization", "drop_constant")
+_TRACES = ("trace_invariant", "trace_residual", "trace_total")
+
+
+# ---- the turn -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """Whether a course has turned, and how far it has fallen; places are positions in the course.
+
+    Attributes
+    ----------
+    best : int
+        Where merit is greatest.
+    at : int or None
+        Where merit, after the best, was first significantly lower than before; None while the course has not turned.
+    significant : ndarray of bool (n_steps,)
+        Where it is significantly lower than at some place before.
+    fall : float
+        Merit of the best less that of the last; 0 where the last is the best.
+    low, high : float
+        Confidence interval of the fall from the truly best place, whichever it is, to the last.
+    """
+
+    best: int
+    at: int | None
+    significant: NDArray[np.bool_]
+    fall: float
+    low: float
+    high: float
+
+    @property
+    def turned(self) -> bool:
+        """Whether the course has turned."""
+        return self.at is not None
+
+    @property
+    def run(self) -> int:
+        """How many of the last looks in a row were significant."""
+        return len(self.significant) - 1 - int(np.flatnonzero(~self.significant)[-1])
+
+
+def find_turn(merits: ArrayLike, replicates: ArrayLike, confidence: float = 0.95, random_state: int = 0) -> Turn:
+    """Whether merit, greater being better, has fallen significantly since its best, looking at every checkpoint.
+
+    Parameters
+    ----------
+    merits : array (n_steps,)
+        In the order of training.
+    replicates : array (n_steps, n_folds)
+        Merit without each fold of images; the same images in the same fold at every step.
+    confidence : float
+        1 - confidence bounds the probability of ever calling a turn in a course that never falls, however often one
+        looks.
+    random_state : int
+        Seed of the sign changes, where there are more than 2^14.
+
+    Returns
+    -------
+    Turn
+        What it says up to some step does not depend on later ones, but that a new best takes a turn back.
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than 8 folds: there are too few sign changes.
+    NonFiniteError
+        NaN or infinity.
+    ValueError
+        Shapes that do not fit, or a confidence outside 0 to 1.
+
+    Notes
+    -----
+    Fold g contributes c_g = merit + (G - 1)(mean of replicates - replicate g): the merit is the mean of the G
+    contributions, and the spread of their mean is the jackknife error. At look k the statistic is the greatest, over
+    all j < k, of sum_g x_g / sqrt(sum_g x_g^2), x_g = c_gj - c_gk, which is monotone in Student's t of the paired
+    difference. Where the course is flat, x_g is as likely -x_g. So the signs of all folds are changed, 2^14 times, the
+    same in every comparison and at every look, and what is seen is compared with what comes out: choosing among j, and
+    the correlation of checkpoints, whatever it is, are paid for.
+
+    Looks share the error by a spending function: after k looks (1 - confidence) k/(k + 10) is spent, 66 % of it after
+    20 checkpoints, all of it never. The critical value of look k is the one that brings the share of sign changes that
+    have crossed at some look up to what may be spent, no more. With more looks critical values rise slowly, and need no
+    horizon.
+
+    On a flat course, and for any number of looks, the error is below 1 - confidence, exactly where contributions are
+    symmetric, approximately where folds hold enough images for a normal law. A course that rises is safer still. What
+    was measured is in the documentation, "Statistics".
+
+    The interval of the fall is that of max_j (mu_j - mu_last), by Bonferroni's t over all j. The fall that is seen,
+    from a best that was chosen for being high, is too great on the average.
+
+    References
+    ----------
+    Canay, Romano & Shaikh 2017, Econometrica 85(3), 1013-1030, section 2; Romano & Wolf 2005, JASA 100(469), 94-108,
+    section 3; Lan & DeMets 1983, Biometrika 70(3), 659-663.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from icrkit.readings import find_turn
+    >>> merits = np.array([1.0, 2.0, 3.0, 2.9, 2.0])
+    >>> noise = np.random.default_rng(0).normal(scale=0.005, size=(5, 20))
+    >>> turn = find_turn(merits, merits[:, None] + noise)
+    >>> turn.best, turn.at
+    (2, 4)
+    """
+    heights, without = (np.asarray(array, dtype=np.float64) for array in (merits, replicates))
+    if heights.ndim != 1 or without.ndim != 2 or len(heights) != len(without) or not len(heights):
+        raise ValueError(
+            f"merits (n_steps,) and replicates (n_steps, n_folds) are wanted, not {heights.shape} and {without.shape}"
+        )
+    looks = Looks(confidence, random_state)
+    for merit, replicate in zip(heights, without, strict=True):
+        looks.add(float(merit), replicate)
+    return looks.turn()
+
+
+class Looks:
+    """The test of :func:`find_turn`, one checkpoint after the other: all that a live course has to keep.
+
+    Parameters
+    ----------
+    confidence : float
+    random_state : int
+    """
+
+    def __init__(self, confidence: float = 0.95, random_state: int = 0) -> None:
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+        self.confidence, self.random_state = confidence, random_state
+        self._contributions: list[Vector] = []
+        self._significant: list[bool] = []
+        self._crossed: NDArray[np.bool_] | None = None  # sign changes that crossed at some look
+
+    def check(self, n_folds: int, place: str = "a course") -> None:
+        """Refuse too few folds, or other ones than at the looks before."""
+        if n_folds < LEAST_FOLDS:
+            raise NotEnoughDataError(
+                f"{place}: a turn cannot be tested with {n_folds} folds of images, {LEAST_FOLDS} are the least and 20 "
+                "are sound. Use more images (two a fold), or n_folds=20"
+            )
+        if self._contributions and n_folds != len(self._contributions[0]):
+            raise CubeFormatError(
+                f"{place} has {n_folds} folds, what came before has {len(self._contributions[0])}: differences are "
+                "paired over the same folds"
+            )
+
+    def add(self, merit: float, replicates: Vector) -> bool:
+        """Look at a new checkpoint: whether it is significantly worse than one before it."""
+        g = len(replicates)
+        self.check(g)
+        contribution = merit + (g - 1) * (replicates.mean() - replicates)
+        if not np.isfinite(contribution).all():
+            raise NonFiniteError(f"merit and replicates of checkpoint {len(self._contributions)} are not all finite")
+        found = bool(self._contributions) and self._cross(contribution)
+        self._contributions.append(contribution)
+        self._significant.append(found)
+        return found
+
+    def _cross(self, contribution: Vector) -> bool:
+        flips = _flips(len(contribution), self.random_state)
+        k = len(self._contributions)
+        differences = np.stack(self._contributions) - contribution
+        size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
+        # Where features did not change there is no difference, and nothing to test.
+        unit = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0).astype(np.float32)
+        greatest = np.full(len(flips), -np.inf, dtype=np.float32)
+        for start in range(0, k, 64):
+            np.maximum(greatest, (flips @ unit[start : start + 64].T).max(axis=1), out=greatest)
+        crossed = np.zeros(len(flips), dtype=bool) if self._crossed is None else self._crossed
+        may_cross = int((1 - self.confidence) * k / (k + _HALF) * len(flips)) - int(crossed.sum())
+        if may_cross > 0:
+            left = np.where(crossed, -np.inf, greatest)
+            # No more than may cross lie above: ties stay below.
+            critical = np.partition(left, -may_cross - 1)[-may_cross - 1]
+        else:
+            critical = np.inf
+        self._crossed = crossed | (greatest > critical)
+        return bool(greatest[0] > critical)
+
+    def turn(self) -> Turn:
+        """What all looks so far say."""
+        contributions = np.stack(self._contributions)
+        merits = contributions.mean(axis=1)
+        significant = np.array(self._significant)
+        best = int(merits.argmax())
+        after = np.flatnonzero(significant[best:])
+        low, high = _fall_interval(contributions, self.confidence)
+        at = best + int(after[0]) if len(after) else None
+        return Turn(best, at, significant, float(merits[best] - merits[-1]), low, high)
+
+
+@functools.lru_cache(maxsize=4)
+def _flips(n_folds: int, random_state: int) -> NDArray[np.float32]:
+    """Sign changes of the folds, (n, n_folds); the first changes nothing."""
+    if n_folds <= _ALL_FLIPS:
+        bits = np.arange(2**n_folds)[:, None] >> np.arange(n_folds) & 1
+    else:
+        bits = np.random.default_rng(random_state % 2**32).integers(0, 2, (2**_ALL_FLIPS, n_folds))
+        bits[0] = 0
+    return (1 - 2 * bits).astype(np.float32)
+
+
+def _fall_interval(contributions: Matrix, confidence: float) -> tuple[float, float]:
+    """Interval of the greatest true fall from any place to the last; that from the last to itself is 0."""
+    if len(contributions) == 1:
+        return 0.0, 0.0
+    n, g = contributions.shape
+    differences = contributions[:-1] - contributions[-1]
+    falls, errors = differences.mean(axis=1), differences.std(axis=1, ddof=1) / np.sqrt(g)
+    half = float(stats.t.ppf(1 - (1 - confidence) / (2 * (n - 1)), g - 1)) * errors
+    return max(0.0, float((falls - half).max())), max(0.0, float((falls + half).max()))
+
+
+# ---- what a course and a monitor read off one checkpoint ------------------------------------------------------------
+
+
+class LevelReading(NamedTuple):
+    """Both criteria of one layer at one level of one checkpoint."""
+
+    icr: Reading
+    information: Reading
+
+    def of(self, criterion: str) -> Reading:
+        """That of the criterion."""
+        return self.icr if criterion == "icr" else self.information
+
+
+def read_level(
+    X: Any, place: str, *, n_folds: int, random_state: int, drop_constant: bool, **options: Any
+) -> tuple[Moments, LevelReading]:
+    """Moments of one layer at one level, and what is read off them; ``place`` tells in errors which it is."""
+    if isinstance(X, Moments) and X.dims != ("fold",):
+        raise NotEnoughDataError(f"{place}: moments need folds: Moments.from_cube(X, n_folds={n_folds})")
+    try:
+        if not drop_constant:
+            moments, found = read_features(
+                X, ("icr", "information"), n_folds=n_folds, random_state=random_state, **options
+            )
+            return moments, LevelReading(*found)
+        moments = X
+        if not isinstance(X, Moments):
+            # In float64 at once: what is left is not read a second time.
+            moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state, dtype="float64")
+        varies = np.setdiff1d(np.arange(moments.n_features), constant_features(moments.total))
+        _, found = read_features(moments.select_features(varies), ("icr", "information"), **options)
+        return moments, LevelReading(*found)
+    except _READ_ERRORS as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def fold_counts(moments: Moments) -> Moments:
+    """Moments that know how many images, views and features there were, and nothing else."""
+    empty = Moments.empty(moments.n_views, 1, n_folds=moments.n_folds)
+    return dataclasses.replace(empty, n_images=moments.n_images)
+
+
+def fall_between(best: Reading, last: Reading, merit: float) -> float:
+    """A fall of merit in units of the criterion, positive where it got worse, about the middle of both readings."""
+    middle = (best.merit + last.merit) / 2
+    change = float(best.value_at(middle + merit / 2) - best.value_at(middle - merit / 2))
+    return change if best.criterion.greater_is_better else 0.0 - change
+
+
+def headline_level(sigmas: Vector, trained_range: tuple[float, float] | None = None) -> int:
+    """Position of the level nearest, in log, to the geometric mean of the trained range; else of the middle one.
+
+    Parameters
+    ----------
+    sigmas : ndarray (n_levels,)
+        Ascending.
+    trained_range : (float, float), optional
+
+    Returns
+    -------
+    int
+    """
+    if trained_range is None or not (sigmas > 0).any():
+        return (len(sigmas) - 1) // 2
+    with np.errstate(divide="ignore"):
+        distance = np.abs(np.log(sigmas) - np.log(trained_range).mean())
+    return int(distance.argmin())
+
+
+def trained_range_of(cube: Cube | None) -> tuple[float, float] | None:
+    """Noise levels that the network was trained on, where the cube records them."""
+    noise = None if cube is None else cube.attrs.get("noise")
+    found = noise.get("trained_range") if isinstance(noise, Mapping) else None
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def step_number(step: Any) -> int:
+    """A training step: a whole number."""
+    try:
+        return operator.index(step)
+    except TypeError:
+        raise ValueError(f"training steps are whole numbers, not {step!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What a checkpoint holds: layers and levels, and the features or moments of each.
+
+    Attributes
+    ----------
+    layers : tuple of str
+    sigmas : ndarray (n_levels,)
+        Ascending; NaN where not known.
+    cube : Cube or None
+    moments : mapping of str to Moments
+        By layer; empty where there is a cube.
+    """
+
+    layers: tuple[str, ...]
+    sigmas: Vector
+    cube: Cube | None
+    moments: Mapping[str, Moments]
+
+    @classmethod
+    def of(cls, checkpoint: Any, name: str) -> Space:
+        """From a Cube, an xarray object, an array (image, view, feature), Moments, or a mapping of layer to Moments."""
+        if isinstance(checkpoint, Moments):
+            return cls._of_moments({"features": checkpoint}, name)
+        if isinstance(checkpoint, Mapping) and not isinstance(checkpoint, xr.Dataset):
+            return cls._of_moments(checkpoint, name)
+        cube = checkpoint
+        if isinstance(checkpoint, xr.DataArray | xr.Dataset):
+            cube = Cube(checkpoint)
+        elif not isinstance(checkpoint, Cube):
+            if getattr(checkpoint, "ndim", None) != 3:
+                shape = f" of shape {tuple(checkpoint.shape)}" if hasattr(checkpoint, "shape") else ""
+                raise CubeFormatError(
+                    f"{name}: a Cube, features (image, view, feature) or Moments are wanted, not "
+                    f"{type(checkpoint).__name__}{shape}; rows become a cube by icrkit.from_rows"
+                )
+            cube = from_arrays(checkpoint)
+        return cls(cube.layers, np.sort(cube.sigmas), cube, {})
+
+    @classmethod
+    def _of_moments(cls, moments: Mapping[Any, Any], name: str) -> Space:
+        found: dict[str, Moments] = {}
+        levels: list[Vector] = []
+        for layer, one in moments.items():
+            if not isinstance(one, Moments):
+                raise CubeFormatError(f"{name}: Moments of layer {layer!r} are wanted, not {type(one).__name__}")
+            if "fold" not in one.dims:
+                raise NotEnoughDataError(
+                    f"{name}: the moments of layer {layer!r} have no folds: Moments.from_cube(X, n_folds=20)"
+                )
+            found[str(layer)] = one
+            levels.append(np.sort(np.asarray(one.coords["sigma"] if "sigma" in one.dims else [np.nan], dtype=float)))
+        if not levels or not all(np.array_equal(levels[0], other, equal_nan=True) for other in levels):
+            raise CubeFormatError(f"{name}: every layer's moments must be at the same levels")
+        return cls(tuple(found), levels[0], None, found)
+
+    def level(self, layer: str, k: int) -> Any:
+        """Features or moments of a layer at the k-th level."""
+        if self.cube is not None:
+            cube = self.cube.select(layer=layer)
+            return cube if len(self.sigmas) == 1 else cube.select(sigma=self.sigmas[k])
+        moments = self.moments[layer]
+        if "sigma" not in moments.dims:
+            return moments
+        return moments.select(sigma=int(np.argsort(moments.coords["sigma"])[k]))
+
+    def place(self, name: str, layer: str, k: int) -> str:
+        """What to call a layer at a level in a message."""
+        sigma = self.sigmas[k]
+        return f"{name}, layer {layer}" + ("" if np.isnan(sigma) else f", sigma {sigma:g}")
+
+    def level_of(self, sigma: float) -> int:
+        """Position of a level."""
+        found = np.flatnonzero(np.isclose(self.sigmas, sigma, rtol=_TOLERANCE, atol=0))
+        if not len(found):
+            raise CubeFormatError(f"no level sigma={sigma:g} here; the levels are {_listed(self.sigmas)}")
+        return int(found[0])
+
+    def check_alike(self, first: Space, name: str, first_name: str) -> None:
+        """Refuse other layers, levels, images or draws than those of the first checkpoint."""
+        if (self.cube is None) != (first.cube is None):
+            raise CubeFormatError(f"{first_name} and {name}: give features of all checkpoints, or moments of all")
+        if set(self.layers) != set(first.layers):
+            raise CubeFormatError(
+                f"{name} has layers {', '.join(self.layers)}; {first_name} has {', '.join(first.layers)}: take the "
+                "same, such as by cube.select(layer=...)"
+            )
+        check_same_levels(self.sigmas, first.sigmas, name, first_name)
+        if self.cube is not None and first.cube is not None:
+            check_same_draws([first.cube, self.cube], [first_name, name])
+
+
+def check_same_levels(sigmas: Vector, first: Vector, name: str, first_name: str) -> None:
+    """Refuse other noise levels."""
+    if len(sigmas) == len(first) and np.allclose(sigmas, first, rtol=_TOLERANCE, atol=0, equal_nan=True):
+        return
+    raise CubeFormatError(
+        f"{name} has levels {_listed(sigmas)}; {first_name} has {_listed(first)}: take the same, such as by "
+        "cube.select(sigma=...)"
+    )
+
+
+def _listed(sigmas: Vector) -> str:
+    return ", ".join(f"{sigma:g}" for sigma in sigmas)
+
+
+# ---- estimator ------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(X: Any) -> Iterator[tuple[int, Any]]:
+    """Step and features of each checkpoint; steps increase strictly."""
+    if isinstance(X, Cube | Moments | xr.DataArray | xr.Dataset | np.ndarray) or not isinstance(X, Iterable):
+        raise CubeFormatError(f"a course is a sequence of (step, cube) pairs, not {type(X).__name__}")
+    before: int | None = None
+    for place, item in enumerate(X.items() if isinstance(X, Mapping) else X):
+        if isinstance(item, Cube):
+            if item.step is None:
+                raise CubeFormatError(
+                    f"cube {place} of the course does not know its training step: give (step, cube) pairs, or "
+                    'attrs={"step": ...} when features are extracted'
+                )
+            item = (item.step, item)
+        if not isinstance(item, Sequence) or len(item) != 2:
+            raise CubeFormatError(f"item {place} of the course is a {type(item).__name__}, and no (step, cube) pair")
+        step = step_number(item[0])
+        if before is not None and step <= before:
+            how = "occurs twice" if step == before else f"comes after step {before}: sort the checkpoints"
+            raise CubeFormatError(f"steps must increase, and step {step} {how}")
+        before = step
+        yield step, item[1]
+
+
+class TrainingCourse(BaseEstimator):  # type: ignore[misc]
+    """How good features are over the checkpoints of a training, and whether they have turned for the worse.
+
+    Parameters
+    ----------
+    criterion : {"information", "icr"}
+        On which a turn is called. ICR turns earlier; with many training images it may creep up while held-out loss
+        still falls.
+    layer : str, optional
+        Of the headline attributes; by default that of the greatest information at its best step.
+    sigma : float, optional
+        Noise level of the headline attributes; by default the one nearest, in log, to the geometric mean of the levels
+        that the network was trained on (0.3 for EDM), where the cubes record them, else the middle one.
+    confidence : float
+        Of the intervals. 1 - confidence bounds, for each layer and level, the probability of calling a turn in a course
+        that never falls.
+    n_folds : int
+        Folds over images; Moments bring their own.
+    warm_up : int
+        Checkpoints before this step are measured, and take no part in the best step or the turn. The first features of
+        a network are those of its random start, and often get worse before they get better.
+    regularization : float
+        tau as a share of Tr(Sigma_xi)/d.
+    random_state : int
+        Seed of the fold hash, and of the test's sign changes.
+    drop_constant : bool
+        Leave out features that are constant at a checkpoint, such as dead units. They hold no information; an ICR of
+        fewer features does not compare.
+
+    Attributes
+    ----------
+    curve_ : xarray.Dataset
+        By layer, sigma and step: ``icr``, ``icr_low``, ``icr_high``, ``information`` (nats), ``information_low``,
+        ``information_high``, ``total_snr``, ``n_features`` (that vary), and ``trace_invariant``, ``trace_residual``,
+        ``trace_total`` of features scaled to unit length; traces are NaN where the course was fitted on Moments. sigma
+        is NaN where not known.
+    layer_, sigma_ : str, float
+        Of the headline: what all of the following but `by_level_` is about.
+    best_step_ : int
+    turned_ : bool
+    turned_at_ : int or None
+        Step, after the best, at which the turn was first significant.
+    fall_ : float
+        From the best to the last checkpoint in units of the criterion, positive where it got worse. The best was chosen
+        for being best, so that this is too great on the average.
+    fall_interval_ : (float, float)
+        Of the true fall from the truly best step, whichever that is, to the last: the choice is paid for.
+    relative_fall_ : float
+        `fall_` over the value at the best step.
+    turn_ : Turn
+        With positions instead of steps, counted from the end of the warm-up.
+    by_level_ : xarray.Dataset
+        By layer and sigma, each read by itself: ``best_step``, ``turned``, ``turned_at`` (NaN for none), ``fall``,
+        ``fall_low``, ``fall_high``.
+
+    Notes
+    -----
+    The test is that of :func:`icrkit.readings.find_turn`: with 95 % confidence at most 5 % of the courses that never
+    fall are said to turn, however many checkpoints are looked at. What is said at a step hangs on no later one, but
+    that a new best takes a turn back. A turn says that features got worse, not why. Where images are many a small fall
+    is significant: look at `fall_interval_` too.
+
+    Each layer and level of `by_level_` is a reading of its own, at its own 5 %: of six that never fall one turns with a
+    probability of up to 30 %. ``confidence=1 - 0.05 / 6`` (Bonferroni) keeps all of them together below 5 %.
+
+    All checkpoints must hold the same images under the same draws. They are read one at a time: one pass for each layer
+    and level, one more for its traces. Nothing of the size of the features is kept.
+
+    References
+    ----------
+    See :func:`icrkit.readings.find_turn`.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> cubes = {
+    ...     100 * k: ik.datasets.make_cube(n_images=400, n_features=6, icr=icr, random_state=0)
+    ...     for k, icr in enumerate([0.7, 0.5, 0.4, 0.45, 0.5], start=1)
+    ... }
+    >>> course = ik.TrainingCourse().fit(cubes)
+    >>> course.best_step_, course.turned_, course.turned_at_
+    (300, True, 400)
+    """
+
+    def __init__(
+        self,
+        criterion: str = "information",
+        layer: str | None = None,
+        sigma: float | None = None,
+        *,
+        confidence: float = 0.95,
+        n_folds: int = 20,
+        warm_up: int = 0,
+        regularization: float = 0.0,
+        random_state: int = 0,
+        drop_constant: bool = False,
+    ) -> None:
+        self.criterion = criterion
+        self.layer = layer
+        self.sigma = sigma
+        self.confidence = confidence
+        self.n_folds = n_folds
+        self.warm_up = warm_up
+        self.regularization = regularization
+        self.random_state = random_state
+        self.drop_constant = drop_constant
+
+    def fit(self, X: Any, y: Any = None, *, progress: bool = False) -> Self:
+        """Read every checkpoint, and find the turn.
+
+        Parameters
+        ----------
+        X : sequence of (step, checkpoint), mapping of step to checkpoint, or sequence of Cube that know their step
+            Steps increase strictly. A checkpoint is a Cube, an array (image, view, feature), Moments with folds (and
+            levels), or a mapping of layer to such Moments. An iterator will do: one checkpoint is held at a time.
+        y : ignored
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        CubeFormatError
+            Steps that do not increase, or are missing; a checkpoint of other images, views, seeds, folds, layers,
+            widths or levels than the first; a layer or level asked for that is not there.
+        NotEnoughDataError
+            Fewer than three checkpoints after the warm-up; fewer than 8 folds; too few images for the features.
+        DegenerateFeaturesError, IllConditionedError, NonFiniteError
+            Of some checkpoint; the message says which.
+        """
+        criterion_of(self.criterion)
+        read = _Reader(self)
+        total = len(X) if isinstance(X, Sized) else None
+        for step, checkpoint in tqdm(
+            _checkpoints(X), desc="course", unit="checkpoint", total=total, disable=not progress
+        ):
+            read.checkpoint(step, checkpoint)
+        used = [k for k, step in enumerate(read.steps) if step >= self.warm_up]
+        if len(used) < 3:
+            late = f" from step {self.warm_up} on" if self.warm_up > 0 else ""
+            raise NotEnoughDataError(f"a course needs at least three checkpoints, and has {len(used)}{late}")
+        space, steps = read.first, np.array(read.steps)
+        coords = {"layer": list(space.layers), "sigma": space.sigmas}
+        grid = np.empty((len(space.layers), len(space.sigmas)), dtype=object)
+        for at in np.ndindex(grid.shape):
+            chosen = [read.readings[k][at].of(self.criterion) for k in used]
+            grid[at] = Judgement.of(chosen, self.confidence, self.random_state)
+        curve = _curve(read, coords)
+        by_level = _by_level(grid, steps[used], coords)
+        level = (
+            headline_level(space.sigmas, trained_range_of(space.cube))
+            if self.sigma is None
+            else space.level_of(self.sigma)
+        )
+        if self.layer is None:
+            at_best = curve["information"].isel(sigma=level).sel(step=by_level["best_step"].isel(sigma=level))
+            layer = int(at_best.to_numpy().argmax())
+        else:
+            layer = space.layers.index(self.layer)
+        # Nothing below raises: a fit that fails leaves the one before it whole.
+        judged: Judgement = grid[layer, level]
+        self.curve_, self.by_level_ = curve, by_level
+        self.layer_, self.sigma_ = space.layers[layer], float(space.sigmas[level])
+        self.turn_ = judged.turn
+        self.best_step_ = int(steps[used][judged.turn.best])
+        self.turned_ = judged.turn.turned
+        self.turned_at_ = None if judged.turn.at is None else int(steps[used][judged.turn.at])
+        self.fall_, self.fall_interval_ = judged.fall, (judged.low, judged.high)
+        self.relative_fall_ = judged.fall / judged.best
+        return self
+
+
+class Judgement(NamedTuple):
+    """A turn, and its fall in units of the criterion."""
+
+    turn: Turn
+    fall: float
+    low: float
+    high: float
+    best: float  # value at the best step
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading], confidence: float, random_state: int) -> Judgement:
+        """Of a course of readings."""
+        looks = Looks(confidence, random_state)
+        for reading in readings:
+            looks.add(reading.merit, reading.replicates)
+        return cls.at_last(looks.turn(), readings)
+
+    @classmethod
+    def at_last(cls, turn: Turn, readings: Sequence[Reading]) -> Judgement:
+        """Of a turn that is known, and the readings it was found in."""
+        best, last = readings[turn.best], readings[-1]
+        fall, low, high = (fall_between(best, last, merit) for merit in (turn.fall, turn.low, turn.high))
+        return cls(turn, fall, low, high, best.value)
+
+
+class _Reader:
+    """Reads one checkpoint after the other, and keeps numbers only."""
+
+    def __init__(self, course: TrainingCourse) -> None:
+        self._course = course
+        self._options: dict[str, Any] = {name: getattr(course, name) for name in READ_PARAMETERS}
+        self._counts: dict[tuple[int, int], tuple[Moments, int]] = {}
+        self._looks = Looks(course.confidence, course.random_state)
+        self.steps: list[int] = []
+        self.readings: list[Any] = []  # by step: array (layer, sigma) of LevelReading
+        self.traces: list[NDArray[np.float64]] = []  # by step: (layer, sigma, 3)
+
+    def checkpoint(self, step: int, checkpoint: Any) -> None:
+        """Read all layers and levels of a checkpoint."""
+        name = f"step {step}"
+        space = Space.of(checkpoint, name)
+        if not self.steps:
+            self.first, self.first_name = space, name
+            if self._course.layer is not None and self._course.layer not in space.layers:
+                raise CubeFormatError(f"no layer {self._course.layer!r} here; the layers are {', '.join(space.layers)}")
+            if self._course.sigma is not None:
+                space.level_of(self._course.sigma)
+        else:
+            space.check_alike(self.first, name, self.first_name)
+        readings = np.empty((len(self.first.layers), len(space.sigmas)), dtype=object)
+        traces_of = np.full((*readings.shape, len(_TRACES)), np.nan)
+        for i, layer in enumerate(self.first.layers):
+            for k in range(len(space.sigmas)):
+                place, features = space.place(name, layer, k), space.level(layer, k)
+                moments, readings[i, k] = read_level(features, place, **self._options)
+                self._check_counts((i, k), moments, place)
+                self._looks.check(readings[i, k].of(self._course.criterion).n_folds, place)
+                if space.cube is not None:
+                    unit = Moments.from_cube(features, n_folds=0, normalize="l2")
+                    traces_of[i, k] = traces(unit)
+        self.steps.append(step)
+        self.readings.append(readings)
+        self.traces.append(traces_of)
+
+    def _check_counts(self, at: tuple[int, int], moments: Moments, place: str) -> None:
+        known, width = self._counts.setdefault(at, (fold_counts(moments), moments.n_features))
+        check_same_folds([known, fold_counts(moments)], [self.first_name, place])
+        if width != moments.n_features:
+            raise CubeFormatError(
+                f"{place} has {moments.n_features} features, {self.first_name} has {width}: is it the same layer of "
+                "the same network?"
+            )
+
+
+def _curve(read: _Reader, coords: dict[str, Any]) -> xr.Dataset:
+    dims = ("layer", "sigma", "step")
+    icr, information = ([[r[j] for r in readings.ravel()] for readings in read.readings] for j in (0, 1))
+    shape = (len(read.steps), *read.readings[0].shape)
+    columns: dict[str, Any] = {}
+    for criterion, found in (("icr", icr), ("information", information)):
+        for suffix, name in (("", "value"), ("_low", "low"), ("_high", "high")):
+            values = np.array([[getattr(r, name) for r in row] for row in found]).reshape(shape)
+            columns[criterion + suffix] = (dims, np.moveaxis(values, 0, -1))
+    width = np.moveaxis(np.array([[r.n_features for r in row] for row in icr]).reshape(shape), 0, -1)
+    columns["n_features"] = (dims, width)
+    columns["total_snr"] = (dims, width * (1 / columns["icr"][1] - 1))
+    expansion = np.moveaxis(np.stack(read.traces), 0, 2)
+    columns |= {name: (dims, expansion[..., j]) for j, name in enumerate(_TRACES)}
+    return xr.Dataset(columns, coords=coords | {"step": read.steps})
+
+
+def _by_level(grid: Any, steps: NDArray[np.int64], coords: dict[str, Any]) -> xr.Dataset:
+    def column(value: Callable[[Judgement], Any]) -> tuple[tuple[str, str], Any]:
+        return ("layer", "sigma"), np.array([[value(judged) for judged in row] for row in grid])
+
+    return xr.Dataset(
+        {
+            "best_step": column(lambda judged: steps[judged.turn.best]),
+            "turned": column(lambda judged: judged.turn.turned),
+            "turned_at": column(lambda judged: np.nan if judged.turn.at is None else float(steps[judged.turn.at])),
+            "fall": column(lambda judged: judged.fall),
+            "fall_low": column(lambda judged: judged.low),
+            "fall_high": column(lambda judged: judged.high),
+        },
+        coords=coords,
+    )

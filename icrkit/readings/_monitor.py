@@ -1,0 +1,518 @@
+"""Monitor of a live training: the turn of :mod:`icrkit.readings._course`, looked for after every checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icrkit.cube import Cube
+from icrkit.exceptions import CubeCorruptError, CubeFormatError
+from icrkit.io._durable import write_file
+from icrkit.moments import Moments
+from icrkit.readings._course import (
+    READ_PARAMETERS,
+    Judgement,
+    LevelReading,
+    Looks,
+    Space,
+    check_same_levels,
+    fold_counts,
+    headline_level,
+    read_level,
+    step_number,
+    trained_range_of,
+)
+from icrkit.readings._pairing import check_recorded_draws, check_same_folds, recorded_draws
+from icrkit.readings._reading import Reading, criterion_of
+
+__all__ = ["ICRMonitor", "MonitorState"]
+
+_FORMAT, _VERSION = "icrkit-monitor", 1
+_PARAMETERS = ("criterion", "patience", "sigma", "warm_up", *READ_PARAMETERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorState:
+    """What a monitor says after a checkpoint, of one noise level.
+
+    Attributes
+    ----------
+    step : int
+    sigma : float
+        NaN where not known.
+    value : float
+        Of the criterion.
+    icr, information : float
+    interval : (float, float)
+        Of `value`.
+    best_step : int
+        So far; during the warm-up the step itself.
+    turned : bool
+        Whether features have been significantly worse at some checkpoint after the best.
+    turned_at : int or None
+        The first such step.
+    should_stop : bool
+        Whether they were at each of the last `patience` checkpoints.
+    fall : float
+        From the best to this checkpoint, in units of the criterion, positive where it got worse.
+    fall_interval : (float, float)
+        Of the true fall from the truly best step so far, whichever that is.
+    by_level : dict of float to MonitorState
+        All levels, each read by itself; empty where there is one.
+    """
+
+    step: int
+    sigma: float
+    value: float
+    icr: float
+    information: float
+    interval: tuple[float, float]
+    best_step: int
+    turned: bool
+    turned_at: int | None
+    should_stop: bool
+    fall: float
+    fall_interval: tuple[float, float]
+    by_level: Mapping[float, MonitorState] = dataclasses.field(default_factory=dict)
+
+
+class ICRMonitor:
+    """Watches the features of a fixed set of images while a network trains, and says when to stop.
+
+    Parameters
+    ----------
+    criterion : {"information", "icr"}
+        On which a turn is called, as for :class:`icrkit.TrainingCourse`.
+    patience : int
+        How many checkpoints in a row must be significantly worse before `should_stop`.
+    confidence : float
+        Of the intervals. 1 - confidence bounds the probability of ever calling a turn while features do not get worse,
+        however many checkpoints are looked at.
+    sigma : float, optional
+        The level that decides where there are several; by default as for :class:`icrkit.TrainingCourse`.
+    n_folds : int
+        Folds over images; Moments bring their own.
+    warm_up : int
+        Checkpoints before this step are measured, and take no part in the best step or the turn: see
+        :class:`icrkit.TrainingCourse`.
+    regularization : float
+        tau as a share of Tr(Sigma_xi)/d.
+    random_state : int
+        Seed of the fold hash, and of the test's sign changes.
+    drop_constant : bool
+        Leave out features that are constant at a checkpoint, such as dead units: see :class:`icrkit.TrainingCourse`.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        A row a step and level: ``step``, ``sigma``, ``value``, ``low``, ``high``, ``icr``, ``information``,
+        ``best_step``, ``turned``, ``turned_at``, ``should_stop``, ``fall``, ``fall_low``, ``fall_high``, as they were
+        said at that step.
+    state_ : MonitorState or None
+        After the last update.
+    steps_ : list of int
+    sigmas_ : list of float
+        Levels, ascending; NaN where not known.
+
+    Notes
+    -----
+    After every update the monitor says what :class:`icrkit.TrainingCourse` would say of the checkpoints so far: both
+    make one test, whose error holds for any number of looks. A turn may be taken back by a new best; a loop that has
+    stopped will not see that, so give `warm_up` or `patience` where training begins with a dip.
+
+    Of several levels each is read by itself, at its own error; the one of `sigma` decides.
+
+    It holds no features: for each checkpoint and level both criteria and `n_folds` numbers, about a kilobyte on disk.
+    After a restart it goes on as if it had never stopped. `save` it with each checkpoint of the network, and `load` the
+    file that belongs to the one you resume from; `state_dict` and `load_state_dict` do the same inside a checkpoint.
+
+    Examples
+    --------
+    >>> import icrkit as ik
+    >>> monitor = ik.ICRMonitor()
+    >>> for step, icr in [(100, 0.5), (200, 0.4), (300, 0.6)]:  # training goes on here
+    ...     features = ik.datasets.make_cube(n_images=400, n_features=6, icr=icr, random_state=0)
+    ...     state = monitor.update(step, features)
+    >>> state.best_step, state.turned, state.should_stop
+    (200, True, True)
+    """
+
+    def __init__(
+        self,
+        criterion: str = "information",
+        patience: int = 1,
+        confidence: float = 0.95,
+        *,
+        sigma: float | None = None,
+        n_folds: int = 20,
+        warm_up: int = 0,
+        regularization: float = 0.0,
+        random_state: int = 0,
+        drop_constant: bool = False,
+    ) -> None:
+        criterion_of(criterion)
+        if patience < 1:
+            raise ValueError(f"patience must be 1 or more checkpoints, not {patience}")
+        self.criterion = criterion
+        self.patience = patience
+        self.confidence = confidence
+        self.sigma = sigma
+        self.n_folds = n_folds
+        self.warm_up = warm_up
+        self.regularization = regularization
+        self.random_state = random_state
+        self.drop_constant = drop_constant
+        self._probe: _Probe | None = None
+        self._levels: list[_Level] = []
+        self.steps_: list[int] = []
+        self.history_: list[dict[str, Any]] = []
+        self.state_: MonitorState | None = None
+        Looks(confidence)  # its check
+
+    @property
+    def sigmas_(self) -> list[float]:
+        """Levels, ascending; NaN where not known."""
+        return [] if self._probe is None else list(self._probe.sigmas)
+
+    def update(self, step: int, X: Any) -> MonitorState:
+        """Look at the features of a checkpoint, and forget them.
+
+        Parameters
+        ----------
+        step : int
+            Greater than that of the update before.
+        X : Cube, DataArray, array or tensor (image, view, feature), or Moments
+            One layer, at one noise level or several, of the same images under the same draws at every step. Moments
+            need folds.
+
+        Returns
+        -------
+        MonitorState
+
+        Raises
+        ------
+        CubeFormatError
+            A step that does not come after the one before; other images, views, seeds, folds, features or levels than
+            at the first update; several layers.
+        NotEnoughDataError
+            Fewer than 8 folds; too few images for the features.
+        DegenerateFeaturesError, IllConditionedError, NonFiniteError
+            Of the features.
+
+        Notes
+        -----
+        An update that fails leaves the monitor as it was.
+        """
+        step = step_number(step)
+        if self.steps_ and step <= self.steps_[-1]:
+            how = "has been seen" if step in self.steps_ else f"comes before step {self.steps_[-1]}, the last one seen"
+            raise CubeFormatError(
+                f"step {step} {how}. A run that resumes from an earlier checkpoint goes on with the monitor that was "
+                "saved with it"
+            )
+        name = f"step {step}"
+        space = Space.of(X, name)
+        if len(space.layers) != 1:
+            raise CubeFormatError(
+                f"{name}: a monitor watches one layer, not {', '.join(space.layers)}: take one, such as by "
+                "cube.select(layer=...), or a monitor for each"
+            )
+        probe, found = self._probe or _Probe.of(space, self.sigma), []
+        probe.check(space, name)
+        for k in range(len(space.sigmas)):
+            moments, readings = read_level(
+                space.level(space.layers[0], k),
+                space.place(name, space.layers[0], k),
+                **{name: getattr(self, name) for name in READ_PARAMETERS},
+            )
+            probe = probe.with_counts(moments, name)
+            looks = self._levels[k].looks if self._levels else Looks(self.confidence, self.random_state)
+            looks.check(readings.of(self.criterion).n_folds, name)
+            found.append(readings)
+        self._probe = probe
+        return self._say(step, found)
+
+    def _say(self, step: int, found: list[LevelReading]) -> MonitorState:
+        """State after a checkpoint whose readings are known."""
+        assert self._probe is not None
+        if not self._levels:
+            self._levels = [_Level(self, sigma) for sigma in self._probe.sigmas]
+        states = [level.add(step, readings) for level, readings in zip(self._levels, found, strict=True)]
+        self.steps_.append(step)
+        self.history_ += [_row(state) for state in states]
+        self.state_ = states[self._probe.headline]
+        if len(states) > 1:
+            self.state_ = dataclasses.replace(self.state_, by_level={state.sigma: state for state in states})
+        return self.state_
+
+    # ---- restart ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it knows, in numbers, strings, lists and dicts, for the checkpoint of a trainer.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "parameters": {name: getattr(self, name) for name in _PARAMETERS},
+            "probe": None if self._probe is None else self._probe.to_json(),
+            "steps": list(self.steps_),
+            "levels": [[_reading_to_json(r) for r in level.readings] for level in self._levels],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, in place of what this monitor has seen.
+
+        Parameters
+        ----------
+        state : dict
+
+        Raises
+        ------
+        CubeFormatError
+            It is no monitor's, of another version, or was read with other parameters than this monitor's. Only
+            `criterion`, `patience` and `warm_up` may differ: what was said is then said anew.
+        CubeCorruptError
+            Parts are missing or damaged.
+        """
+        self._restore(state, "the state")
+
+    def _restore(self, state: Any, name: str) -> None:
+        _check_format(state, name)
+        try:
+            for key, there in state["parameters"].items():
+                here = getattr(self, key)
+                if here != there and key not in ("criterion", "patience", "warm_up"):
+                    raise CubeFormatError(
+                        f"{name} is of a monitor with {key}={there!r}, this one has {key}={here!r}: give the same, or "
+                        "take ICRMonitor.load, which has them from the file"
+                    )
+            new = type(self)(**{key: getattr(self, key) for key in _PARAMETERS})
+            if state["probe"] is not None:
+                new._probe = _Probe.from_json(state["probe"])
+                levels = [[_reading_from_json(row) for row in level] for level in state["levels"]]
+                for step, found in zip(state["steps"], zip(*levels, strict=True), strict=True):
+                    new._say(int(step), list(found))
+        except CubeFormatError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CubeCorruptError(f"{name} is damaged: {type(error).__name__} {error}") from error
+        self.__dict__.update(new.__dict__)
+        for level in self._levels:
+            level.monitor = self
+
+    def save(self, path: str | Path) -> None:
+        """Write to a JSON file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+        """
+        write_file(Path(path), json.dumps(self.state_dict(), allow_nan=False).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The monitor that :meth:`save` wrote, with its parameters.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        ICRMonitor
+
+        Raises
+        ------
+        CubeFormatError
+            The file is no monitor's, or was written by a later version.
+        CubeCorruptError
+            The file is damaged.
+        FileNotFoundError
+        """
+        try:
+            state = json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise CubeCorruptError(f"{path} is damaged, or no monitor file: {error}") from None
+        _check_format(state, str(path))
+        try:
+            monitor = cls(**state["parameters"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CubeCorruptError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        monitor._restore(state, str(path))
+        return monitor
+
+    def __repr__(self) -> str:
+        seen = f"{len(self.steps_)} checkpoint{'' if len(self.steps_) == 1 else 's'}"
+        if self.state_ is not None:
+            turned = f", turned at {self.state_.turned_at}" if self.state_.turned else ""
+            seen += f", best step {self.state_.best_step}{turned}"
+        return f"<icrkit.ICRMonitor on {self.criterion}: {seen}>"
+
+
+class _Level:
+    """One noise level's readings so far, and the test on them."""
+
+    def __init__(self, monitor: ICRMonitor, sigma: float) -> None:
+        self.monitor, self._sigma = monitor, sigma
+        self.looks = Looks(monitor.confidence, monitor.random_state)
+        self._steps: list[int] = []  # from the end of the warm-up
+        self.readings: list[LevelReading] = []
+
+    def add(self, step: int, readings: LevelReading) -> MonitorState:
+        """Look at one more checkpoint."""
+        monitor, reading = self.monitor, readings.of(self.monitor.criterion)
+        judged = None
+        if step >= monitor.warm_up:
+            self.looks.add(reading.merit, reading.replicates)
+            self._steps.append(step)
+        self.readings.append(readings)
+        if self._steps:
+            judged = Judgement.at_last(
+                self.looks.turn(), [r.of(monitor.criterion) for r in self.readings[-len(self._steps) :]]
+            )
+        turn = None if judged is None else judged.turn
+        return MonitorState(
+            step=step,
+            sigma=self._sigma,
+            value=reading.value,
+            icr=readings.icr.value,
+            information=readings.information.value,
+            interval=(reading.low, reading.high),
+            best_step=step if turn is None else self._steps[turn.best],
+            turned=turn is not None and turn.turned,
+            turned_at=None if turn is None or turn.at is None else self._steps[turn.at],
+            should_stop=turn is not None and turn.run >= monitor.patience,
+            fall=0.0 if judged is None else judged.fall,
+            fall_interval=(0.0, 0.0) if judged is None else (judged.low, judged.high),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """What must stay the same from step to step."""
+
+    layer: str
+    sigmas: tuple[float, ...]
+    headline: int
+    images: str | None  # digest of the ids; None where only moments were seen
+    n_images: int
+    n_views: int
+    n_features: int
+    draws: Mapping[str, Any]
+    fold_images: tuple[int, ...] = ()
+    first: str = "the first update"
+
+    @classmethod
+    def of(cls, space: Space, sigma: float | None) -> _Probe:
+        layer, cube = space.layers[0], space.cube
+        headline = headline_level(space.sigmas, trained_range_of(cube)) if sigma is None else space.level_of(sigma)
+        sigmas = tuple(float(s) for s in space.sigmas)
+        if cube is None:
+            moments = space.moments[layer]
+            n_images = int(np.atleast_2d(moments.n_images)[0].sum())
+            return cls(layer, sigmas, headline, None, n_images, moments.n_views, moments.n_features, {})
+        width = cube.n_features[layer]
+        return cls(layer, sigmas, headline, _digest(cube.image_ids), len(cube), cube.n_views, width, _drawn(cube))
+
+    def check(self, space: Space, name: str) -> None:
+        """Refuse another layer, levels, images, draws or width."""
+        layer, cube = space.layers[0], space.cube
+        if layer != self.layer:
+            raise CubeFormatError(f"{name} is of layer {layer!r}, {self.first} was of {self.layer!r}")
+        check_same_levels(space.sigmas, np.array(self.sigmas), name, self.first)
+        if (cube is None) != (self.images is None):
+            raise CubeFormatError(f"{self.first} and {name}: give features at every step, or moments at every step")
+        if cube is None:
+            width = space.moments[layer].n_features
+        else:
+            width = cube.n_features[layer]
+            if len(cube) != self.n_images or _digest(cube.image_ids) != self.images:
+                raise CubeFormatError(
+                    f"{name} holds other images ({len(cube)}) than {self.first} ({self.n_images}), or other ids of "
+                    "them. Differences are paired image by image: extract the same images at every step"
+                )
+            if cube.n_views != self.n_views:
+                raise CubeFormatError(f"{name} has {cube.n_views} views, {self.first} {self.n_views}: use as many")
+            check_recorded_draws(self.draws, _drawn(cube), self.first, name)
+        if width != self.n_features:
+            raise CubeFormatError(
+                f"{name} has {width} features, {self.first} had {self.n_features}: is it the same layer of the same "
+                "network?"
+            )
+
+    def with_counts(self, moments: Moments, name: str) -> _Probe:
+        """With the images of each fold, once they are known; refuses other ones."""
+        here = tuple(int(n) for n in moments.n_images)
+        if not self.fold_images:
+            return dataclasses.replace(self, fold_images=here)
+        known = Moments.empty(self.n_views, 1, n_folds=len(self.fold_images))
+        known = dataclasses.replace(known, n_images=np.array(self.fold_images))
+        check_same_folds([known, fold_counts(moments)], [self.first, name])
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        contents = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return contents | {"sigmas": [None if math.isnan(s) else s for s in self.sigmas]}
+
+    @classmethod
+    def from_json(cls, contents: dict[str, Any]) -> _Probe:
+        sigmas = tuple(math.nan if s is None else float(s) for s in contents["sigmas"])
+        return cls(**contents | {"sigmas": sigmas, "fold_images": tuple(contents["fold_images"])})
+
+
+def _digest(image_ids: NDArray[Any]) -> str:
+    """Of the images, in any order."""
+    ids = "\0".join(sorted(map(str, image_ids)))
+    return hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
+
+
+def _drawn(cube: Cube) -> dict[str, Any]:
+    """What the cube records of its draws, as it comes back from a file: tuples are lists there."""
+    found: dict[str, Any] = json.loads(json.dumps(recorded_draws(cube), default=str))
+    return found
+
+
+def _check_format(state: Any, name: str) -> None:
+    """Refuse what no monitor of this version wrote."""
+    if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+        raise CubeFormatError(f"{name} is no monitor's")
+    if state.get("version") != _VERSION:
+        raise CubeFormatError(f"{name} is of version {state.get('version')}; this icrkit reads version {_VERSION}")
+
+
+def _row(state: MonitorState) -> dict[str, Any]:
+    row = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "by_level"}
+    for name, names in (("interval", ("low", "high")), ("fall_interval", ("fall_low", "fall_high"))):
+        row |= dict(zip(names, row.pop(name), strict=True))
+    return row
+
+
+_KEPT = ("value", "low", "high", "merit", "n_images", "n_views", "n_features")
+
+
+def _reading_to_json(found: LevelReading) -> list[dict[str, Any]]:
+    return [
+        {name: getattr(reading, name) for name in _KEPT} | {"replicates": reading.replicates.tolist()}
+        for reading in found
+    ]
+
+
+def _reading_from_json(row: list[dict[str, Any]]) -> LevelReading:
+    return LevelReading(
+        *(
+            Reading(criterion=criterion_of(name), **one | {"replicates": np.array(one["replicates"])})
+            for name, one in zip(LevelReading._fields, row, strict=True)
+        )
+    )

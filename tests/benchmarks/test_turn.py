@@ -1,0 +1,153 @@
+"""The study of the turn: its truth, a tiny run, and what its committed table says."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import icrkit as ik
+from icrkit.metrics._information import invariant_information
+from icrkit.readings._course import find_turn
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_turn", BENCHMARKS / "turn.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+STUDY = load()
+
+
+@pytest.mark.parametrize("residual", ["gaussian", "heavy", "classes"])
+@pytest.mark.parametrize("link", [0.0, 0.9])
+def test_the_truth_is_that_of_many_images(residual, link):
+    # Class means are drawn anew for each course, and add to its truth what is the same at every checkpoint.
+    cell = STUDY.Cell("turn", residual=residual, link=link, features=4, images_per_feature=2500, fall_percent=20)
+    found = np.array([invariant_information(h) for h in STUDY.features_of(cell, np.random.default_rng(0))])
+    truth = STUDY.truth(cell)
+    assert truth.argmax() == STUDY.PEAK and truth[-1] == pytest.approx(0.8 * truth[STUDY.PEAK])
+    if residual == "classes":
+        return
+    np.testing.assert_allclose(found, truth, rtol=0.06)
+    icr = [1 / (1 + ratios.mean()) for ratios in STUDY.spectra(cell)]
+    np.testing.assert_allclose(STUDY.truth(dataclasses.replace(cell, criterion="icr")), icr)
+    assert icr[STUDY.PEAK] == pytest.approx(STUDY.ICR)
+
+
+def test_flat_courses_are_flat_and_draws_are_linked():
+    cell = STUDY.Cell("flat", residual="classes", link=0.9, features=4, images_per_feature=2500)
+    found = [invariant_information(h) for h in STUDY.features_of(cell, np.random.default_rng(0))]
+    assert np.ptp(found) < 0.06 * np.mean(found)
+    for link, least, most in ((0.0, -0.1, 0.2), (0.9, 0.7, 0.95), (0.99, 0.95, 1.0)):
+        cell = STUDY.Cell("flat", "merits", link=link, folds=20)
+        courses = [STUDY.read_course(cell, seed)[0][:2] for seed in range(300)]
+        assert least < np.corrcoef(np.transpose(courses))[0, 1] < most
+
+
+def test_merits_pair_with_their_replicates():
+    cell = STUDY.Cell("flat", "merits", residual="skewed", folds=10)
+    errors, falls = [], []
+    for seed in range(300):
+        merits, replicates = STUDY.read_course(cell, seed)
+        folds = STUDY.contributions(merits, replicates)
+        np.testing.assert_allclose(folds.mean(axis=1), merits)
+        errors.append((folds[0] - folds[1]).var(ddof=1) / 10)
+        falls.append(merits[0] - merits[1])
+    assert np.var(falls) == pytest.approx(np.mean(errors), rel=0.2)
+
+
+def test_a_rule_sees_a_fall_and_is_blind_to_a_rise():
+    folds = np.linspace(0, 1, 20)[:, None] + 0.01 * np.random.default_rng(0).standard_normal((20, 20))
+    for rule, judge in STUDY.RULES.items():
+        for course, expected in ((folds, False), (folds[::-1], True)):
+            merits, without = course.mean(axis=1), (course.sum(axis=1, keepdims=True) - course) / 19
+            assert judge(merits, without)[-1] == expected, rule
+    assert sum(STUDY.spent(k) for k in range(1, 2000)) < 0.05
+
+
+def test_the_study_runs(tmp_path, monkeypatch):
+    cells = (
+        STUDY.Cell("flat", features=4, images_per_feature=20, folds=10),
+        STUDY.Cell("flat", "merits", folds=10),
+        STUDY.Cell("turn", features=4, images_per_feature=40, fall_percent=20, folds=10, criterion="icr"),
+    )
+    monkeypatch.setattr(STUDY, "CELLS", cells)
+    out = tmp_path / "turn.csv"
+    options = ["--repeats", "3", "--power-repeats", "2", "--out", str(out)]
+    result = CliRunner().invoke(STUDY.main, options, catch_exceptions=False)
+    assert result.exit_code == 0 and "| flat | merits |" in result.output
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["rule"] for row in rows] == [*STUDY.RULES] * 3
+    assert rows[0]["fall_coverage"] and not rows[-6]["fall_coverage"] and rows[-6]["repeats"] == "2"
+
+
+def test_a_network_is_read_under_fresh_draws(monkeypatch):
+    cube = ik.datasets.load_fashion_cube().select(sigma=0.3).level().to_numpy().astype(np.float32)
+    monkeypatch.setattr(STUDY, "features_of_network", lambda: [np.tile(cube, (6, 1, 1))] * 3)
+    merits, replicates = STUDY.read_course(STUDY.NETWORK[0], 0)
+    assert replicates.shape == (3, 20) and np.ptp(merits) == 0 and not find_turn(merits, replicates).turned
+
+
+# ---- the committed table --------------------------------------------------------------------------------------------
+
+
+def committed() -> list[dict[str, str]]:
+    with STUDY.RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def rate(rows: list[dict[str, str]], rule: str, **wanted: object) -> list[tuple[float, float]]:
+    """Share of courses in which a rule called a turn, and its error, of every cell that is wanted."""
+    return [
+        (float(row["called"]), float(row["called_error"]))
+        for row in rows
+        if row["rule"] == rule and all(row[name] == str(value) for name, value in wanted.items())
+    ]
+
+
+def test_the_committed_study_is_whole():
+    rows = committed()
+    assert len(rows) == len(STUDY.CELLS) * len(STUDY.RULES)
+    for group, cell in zip(range(0, len(rows), len(STUDY.RULES)), STUDY.CELLS, strict=True):
+        assert {name: rows[group][name] for name in dataclasses.asdict(cell)} == {
+            name: str(value) for name, value in dataclasses.asdict(cell).items()
+        }
+
+
+def test_false_turns_stay_below_five_percent():
+    rows = [row for row in committed() if row["course"] != "turn"]
+    for called, error in rate(rows, "sign changes"):
+        assert called <= 0.05 + 2 * error
+    twenty = [row for row in rows if row["course"] == "flat" and row["checkpoints"] == "20"]
+    fresh = rate(twenty, "naive", link="0.0")
+    assert all(called > 0.8 for called, _ in fresh)
+    assert max(called for called, _ in rate(twenty, "multiplier bootstrap")) > 0.2
+
+
+def test_it_finds_more_than_the_other_rules_that_hold():
+    rows = [row for row in committed() if row["course"] == "turn"]
+    found = {rule: sum(called for called, _ in rate(rows, rule)) for rule in STUDY.RULES}
+    assert found["sign changes"] > found["Bonferroni"] > found["half-sample"]
+    same_draws = [
+        rate(rows, "sign changes", link="0.9", images_per_feature="8", fall_percent=str(f))[0][0]
+        for f in (2, 5, 10, 20)
+    ]
+    assert same_draws == sorted(same_draws)
+
+
+def test_the_interval_of_the_fall_holds_it():
+    coverage = [float(row["fall_coverage"]) for row in committed() if row["fall_coverage"]]
+    assert min(coverage) > 0.93

@@ -1,0 +1,310 @@
+"""The monitor: it says what a course would, survives a restart exactly, and refuses what does not belong to it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import icrkit as ik
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, DegenerateFeaturesError, NotEnoughDataError
+from icrkit.moments import Moments
+from icrkit.readings._course import TrainingCourse
+from icrkit.readings._monitor import ICRMonitor
+
+STEPS = [10, 100, 200, 300, 400, 500]
+ICR = [0.6, 0.7, 0.5, 0.4, 0.45, 0.5]
+LEVELS = [0.1, 0.3, 0.6]
+
+
+def features(icr: Any, **options: Any) -> ik.Cube:
+    """A cube; one seed means the same images under the same draws."""
+    given = {"n_images": 240, "n_features": 4, "random_state": 0} | options
+    return ik.datasets.make_cube(icr=icr, **given)
+
+
+def several(icr: float) -> ik.Cube:
+    """Three levels, of which the last never changes."""
+    return features([icr, 1.1 * icr, 0.5], sigmas=LEVELS)
+
+
+def follow(monitor: ICRMonitor, make: Any = features, steps: Any = STEPS) -> ICRMonitor:
+    """Updates at those of the steps that are wanted."""
+    for step, icr in zip(STEPS, ICR, strict=True):
+        if step in steps:
+            monitor.update(step, make(icr))
+    return monitor
+
+
+# ---- what it says ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", ["information", "icr"])
+def test_after_every_update_it_says_what_a_course_would(criterion):
+    monitor = ICRMonitor(criterion)
+    cubes = {step: features(icr) for step, icr in zip(STEPS, ICR, strict=True)}
+    for k, (step, cube) in enumerate(cubes.items(), start=1):
+        state = monitor.update(step, cube)
+        if k < 3:
+            continue
+        course = TrainingCourse(criterion).fit(dict(list(cubes.items())[:k]))
+        assert (state.best_step, state.turned, state.turned_at) == (
+            course.best_step_,
+            course.turned_,
+            course.turned_at_,
+        )
+        assert (state.fall, state.fall_interval) == (course.fall_, course.fall_interval_)
+        at = course.curve_.isel(layer=0, sigma=0, step=-1)
+        assert (state.icr, state.information) == (float(at["icr"]), float(at["information"]))
+        assert state.value == float(at[criterion])
+        assert state.interval == (float(at[f"{criterion}_low"]), float(at[f"{criterion}_high"]))
+    assert (state.best_step, state.turned_at, state.should_stop) == (300, 400, True)
+
+
+def test_a_dip_is_called_and_taken_back_and_a_warm_up_leaves_it_out():
+    monitor = follow(ICRMonitor())
+    said = {row["step"]: (row["turned_at"], row["should_stop"]) for row in monitor.history_}
+    assert said[100] == (100, True) and said[200] == (None, False) and said[500] == (400, True)
+    warm = follow(ICRMonitor(warm_up=50))
+    first, *_ = warm.history_
+    assert (first["best_step"], first["turned"], first["should_stop"], first["fall"]) == (10, False, False, 0.0)
+    assert not any(row["turned"] for row in warm.history_[:4]) and warm.state_.turned_at == 400
+
+
+def test_patience_counts_checkpoints_in_a_row():
+    stops = [row["step"] for row in follow(ICRMonitor(patience=2)).history_ if row["should_stop"]]
+    assert stops == [500]
+    assert not any(row["should_stop"] for row in follow(ICRMonitor(patience=3)).history_)
+
+
+def test_several_levels_are_each_read_by_itself():
+    monitor = follow(ICRMonitor(), several)
+    state = monitor.state_
+    assert list(state.by_level) == LEVELS == monitor.sigmas_
+    assert state.sigma == 0.3 and state.by_level[0.3].value == state.value
+    assert (state.by_level[0.1].turned_at, state.by_level[0.6].turned_at) == (400, None)
+    alone = follow(ICRMonitor(), lambda icr: several(icr).select(sigma=0.1))
+    assert state.by_level[0.1] == alone.state_
+    assert len(monitor.history_) == len(STEPS) * 3
+    assert follow(ICRMonitor(sigma=0.6), several).state_.turned is False
+
+
+def test_moments_arrays_and_cubes_say_the_same():
+    cube = follow(ICRMonitor()).state_
+    array = follow(ICRMonitor(), lambda icr: features(icr).level().to_numpy()).state_
+    moments = follow(ICRMonitor(), lambda icr: Moments.from_cube(features(icr).level(), n_folds=20)).state_
+    levels = follow(ICRMonitor(), lambda icr: Moments.from_cube(several(icr), n_folds=20)).state_
+    named = follow(ICRMonitor(), lambda icr: {"mid": Moments.from_cube(several(icr), n_folds=20)}).state_
+    for other in (array, moments):
+        assert (other.value, other.turned_at, other.fall) == (cube.value, cube.turned_at, cube.fall)
+    assert levels == named == follow(ICRMonitor(), several).state_
+
+
+def test_dead_units_are_dropped_when_asked():
+    def make(icr):
+        return np.insert(features(icr).level().to_numpy(), 0, 0.0, axis=2)
+
+    state = follow(ICRMonitor(drop_constant=True), make).state_
+    assert (state.information, state.turned_at) == (pytest.approx(follow(ICRMonitor()).state_.information), 400)
+    with pytest.raises(DegenerateFeaturesError, match=r"step 10, layer features: 1 of 5 .* drop_constant=True"):
+        follow(ICRMonitor(), make)
+
+
+def test_tensors_are_taken_as_they_are():
+    torch = pytest.importorskip("torch")
+    state = follow(ICRMonitor(), lambda icr: torch.from_numpy(features(icr).level().to_numpy())).state_
+    assert state.turned_at == 400
+
+
+# ---- a restart ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [features, several, lambda icr: Moments.from_cube(several(icr), n_folds=16)])
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_a_run_that_was_split_is_the_whole_run(tmp_path, make, cut):
+    whole = follow(ICRMonitor("icr", 2, 0.9, warm_up=50), make)
+    first = follow(ICRMonitor("icr", 2, 0.9, warm_up=50), make, STEPS[:cut])
+    first.save(tmp_path / "monitor.json")
+    second = follow(ICRMonitor.load(tmp_path / "monitor.json"), make, STEPS[cut:])
+    assert repr(second.history_) == repr(whole.history_)  # NaN levels are not equal to themselves
+    assert repr(second.state_) == repr(whole.state_)
+    for monitor, name in ((whole, "whole.json"), (second, "second.json")):
+        monitor.save(tmp_path / name)
+    assert (tmp_path / "second.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_trainers_checkpoint_keeps_it(tmp_path):
+    whole, first = follow(ICRMonitor()), follow(ICRMonitor(), steps=STEPS[:3])
+    state = json.loads(json.dumps(first.state_dict()))
+    second = follow(ICRMonitor(), steps=STEPS[:1])
+    second.load_state_dict(state)
+    assert repr(follow(second, steps=STEPS[3:]).history_) == repr(whole.history_)
+    assert first.steps_ == STEPS[:3]
+    # What readings do not hang on may differ, and holds from the first checkpoint on.
+    other = ICRMonitor("icr", patience=2, warm_up=50)
+    other.load_state_dict(whole.state_dict())
+    assert repr(other.history_) == repr(follow(ICRMonitor("icr", patience=2, warm_up=50)).history_)
+    other.patience = 1
+    assert other.update(600, features(0.5)).should_stop  # its levels follow it, not the one they were made with
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"confidence": 0.9}, "confidence=0.95, this one has confidence=0.9"), ({"n_folds": 10}, "n_folds=20, this one")],
+)
+def test_a_state_of_other_readings_is_refused(options, words):
+    other = ICRMonitor(**options)
+    with pytest.raises(CubeFormatError, match=words):
+        other.load_state_dict(follow(ICRMonitor(), steps=STEPS[:2]).state_dict())
+    with pytest.raises(CubeFormatError, match="the state is no monitor's"):
+        other.load_state_dict({})
+    assert other.steps_ == []
+
+
+def test_the_file_is_small_whatever_the_features(tmp_path):
+    sizes = []
+    for n_images, d in ((240, 4), (1200, 12)):
+        monitor = follow(ICRMonitor(), lambda icr, n=n_images, d=d: features(icr, n_images=n, n_features=d))
+        monitor.save(tmp_path / "monitor.json")
+        sizes.append((tmp_path / "monitor.json").stat().st_size)
+        assert len(pickle.dumps(monitor)) < 40_000
+    assert max(sizes) < 2000 * len(STEPS) and abs(sizes[1] - sizes[0]) < 0.1 * sizes[0]
+
+
+def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "monitor.json"
+    monitor = follow(ICRMonitor(), steps=STEPS[:2])
+    monitor.save(path)
+    before = path.read_bytes()
+    monitor.update(200, features(0.5))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left")))
+    with pytest.raises(OSError, match="no space"):
+        monitor.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda text: text[: len(text) // 2], CubeCorruptError, "damaged"),
+        (lambda text: "[1]", CubeFormatError, "is no monitor's"),
+        (
+            lambda text: text.replace('"version": 1', '"version": 2'),
+            CubeFormatError,
+            "of version 2; this icrkit reads version 1",
+        ),
+        (lambda text: text.replace('"merit"', '"merits"'), CubeCorruptError, "damaged: TypeError"),
+        (lambda text: text.replace('"steps": [10, ', '"steps": ['), CubeCorruptError, "damaged: ValueError"),
+    ],
+)
+def test_a_damaged_or_foreign_file(tmp_path, change, error, words):
+    path = tmp_path / "monitor.json"
+    follow(ICRMonitor(), steps=STEPS[:2]).save(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(error, match=words):
+        ICRMonitor.load(path)
+    with pytest.raises(FileNotFoundError):
+        ICRMonitor.load(tmp_path / "none.json")
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+ARRAY = features(0.5).level().to_numpy()
+BAD: list[tuple[Any, Any, type[Exception], str]] = [
+    (400, features(0.5), CubeFormatError, "step 400 has been seen"),
+    (150, features(0.5), CubeFormatError, "step 150 comes before step 400.*goes on with the monitor that was saved"),
+    (1.5, features(0.5), ValueError, "whole numbers"),
+    (600, features(0.5, n_images=239), CubeFormatError, r"other images \(239\) than the first update \(240\)"),
+    (600, features(0.5)[::-1], CubeFormatError, ""),  # another order is no other set
+    (600, features(0.5, random_state=1), CubeFormatError, "differ in seed: 1 against 0"),
+    (600, features(0.5, n_views=3), CubeFormatError, "3 views"),
+    (600, features(0.5, n_features=3), CubeFormatError, "step 600 has 3 features, the first update had 4"),
+    (
+        600,
+        features([0.5, 0.5], sigmas=[0.1, 1.0]),
+        CubeFormatError,
+        "step 600 has levels 0.1, 1; the first update has 1",
+    ),
+    (600, Moments.from_cube(ARRAY, n_folds=20), CubeFormatError, "levels nan"),
+    (600, ARRAY, CubeFormatError, "levels nan"),
+    (600, ARRAY[:, 0], CubeFormatError, "rows become a cube"),
+    (600, ik.from_arrays({"a": ARRAY, "b": ARRAY}), CubeFormatError, "watches one layer, not a, b"),
+    (
+        600,
+        ik.from_arrays({"a": ARRAY}, sigmas=[1.0]),
+        CubeFormatError,
+        "of layer 'a', the first update was of 'features'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("step", "X", "error", "words"), BAD, ids=[words for *_, words in BAD])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_does_not_belong_is_refused_and_changes_nothing(tmp_path, step, X, error, words, restarted):
+    monitor = follow(ICRMonitor(), steps=STEPS[:5])
+    if restarted:
+        monitor.save(tmp_path / "monitor.json")
+        monitor = ICRMonitor.load(tmp_path / "monitor.json")
+    if not words:
+        monitor.update(step, X)
+        return
+    before = repr(monitor.history_)
+    with pytest.raises(error, match=words):
+        monitor.update(step, X)
+    assert repr(monitor.history_) == before
+    assert monitor.update(500, features(0.5)).step == 500
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "words"),
+    [
+        (Moments.from_cube(ARRAY, n_folds=0), NotEnoughDataError, "have no folds"),
+        (Moments.from_cube(ARRAY, n_folds=4), NotEnoughDataError, "cannot be tested with 4 folds"),
+        (np.ones((240, 2, 4)), DegenerateFeaturesError, "step 1, layer features: 4 of 4"),
+    ],
+)
+def test_a_first_update_that_fails_leaves_it_new(X, error, words):
+    monitor = ICRMonitor()
+    with pytest.raises(error, match=words):
+        monitor.update(1, X)
+    assert monitor.state_ is None and monitor.steps_ == [] == monitor.sigmas_
+    assert monitor.update(1, features(0.5)).best_step == 1
+
+
+def test_moments_of_other_images_are_refused_by_their_folds():
+    monitor = ICRMonitor()
+    monitor.update(1, Moments.from_cube(ARRAY, n_folds=20))
+    with pytest.raises(CubeFormatError, match="the folds of step 2 hold"):
+        monitor.update(2, Moments.from_cube(ARRAY, n_folds=20, random_state=1))
+    with pytest.raises(CubeFormatError, match="moments at every step"):
+        monitor.update(2, ARRAY)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"criterion": "loss"}, "criterion must be one of"),
+        ({"patience": 0}, "patience must be 1 or more checkpoints, not 0"),
+        ({"confidence": 95}, "confidence must lie between 0 and 1"),
+    ],
+)
+def test_parameters_are_checked_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        ICRMonitor(**options)
+
+
+def test_a_level_to_decide_that_is_not_there():
+    with pytest.raises(CubeFormatError, match=r"no level sigma=0\.2 here"):
+        ICRMonitor(sigma=0.2).update(1, several(0.5))
+
+
+def test_it_shows_where_it_stands(tmp_path: Path):
+    assert repr(ICRMonitor()) == "<icrkit.ICRMonitor on information: 0 checkpoints>"
+    monitor = follow(ICRMonitor(patience=4))
+    assert repr(monitor) == "<icrkit.ICRMonitor on information: 6 checkpoints, best step 300, turned at 400>"
+    monitor.save(tmp_path / "monitor.json")
+    assert json.loads((tmp_path / "monitor.json").read_text())["parameters"]["patience"] == 4

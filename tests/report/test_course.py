@@ -1,0 +1,284 @@
+"""A course's numbers and sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import icrkit as ik
+from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit.report import Course, Series
+
+N, VIEWS = 200, 3
+STEPS = (100, 200, 400, 800, 1600)
+# Signal-to-noise ratios of four directions at each step: both criteria rise and fall, or one of them alone.
+RISE_AND_FALL = ((1,) * 4, (3,) * 4, (6,) * 4, (4,) * 4, (2,) * 4)
+STILL_RISING = ((1,) * 4, (2,) * 4, (3,) * 4, (4,) * 4, (6,) * 4)
+FLAT = ((3,) * 4,) * 5
+ICR_TURNS_ALONE = ((1,) * 4, (40, 0, 0, 0), (20, 1, 1, 1), (9, 2, 2, 2), (3.2,) * 4)
+INFORMATION_TURNS_ALONE = ICR_TURNS_ALONE[:1] + ICR_TURNS_ALONE[:0:-1]
+
+
+def cubes(
+    snr: Sequence[Sequence[float]] = RISE_AND_FALL,
+    sigmas: Sequence[float] | None = (0.1, 0.3),
+    layers: Sequence[str] = ("mid", "up"),
+    noise: float = 0.0,
+    **attrs: Sequence[Any],
+) -> list[ik.Cube]:
+    """Checkpoints of the same images under the same draws; the second layer and the first level are noisier."""
+    rng = np.random.default_rng(0)
+    image, rest = rng.standard_normal((N, 1, 1, 4)), rng.standard_normal((N, VIEWS, 2, 4))
+    rest *= [[1.5], [1.0]]
+    made = []
+    for k, (step, ratios) in enumerate(zip(STEPS, snr, strict=True)):
+        seen = rest + noise * rng.standard_normal(rest.shape)
+        h = {name: image * np.sqrt(ratios) / (1 + number) + seen for number, name in enumerate(layers)}
+        h = {name: block if sigmas else block[:, :, 0] for name, block in h.items()}
+        known = {name: values[k] for name, values in attrs.items()}
+        made.append(ik.from_arrays(h, sigmas=sigmas, attrs={"step": step, "seed": 7, **known}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def turned() -> Course:
+    return Course.of(cubes(), layer="mid", sigma=0.3)
+
+
+# ---- sentences ------------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_is_told_with_its_size_and_steps(turned: Course) -> None:
+    course = turned.course
+    assert course.turned_ and course.best_step_ == 400
+    fall = f"{100 * course.relative_fall_:.0f}%"
+    assert turned.headline == f"Information was highest at step 400 and has fallen by {fall} since"
+    call, other, levels = turned.sentences[:3]
+    assert "layer mid at noise level σ = 0.3" in call and "nats at step 400" in call
+    low, high = course.fall_interval_
+    assert f"a fall of {course.fall_:.2f} (95% interval {low:.2f} to {high:.2f})" in call
+    assert f"At step {course.turned_at_} it was first beyond chance (95%, over all 5 checkpoints)" in call
+    assert "stopped then, and kept step 400" in call
+    assert other.startswith("ICR agrees: it was lowest at step 400 and has risen by ")
+    assert levels == "Of 4 readings (2 layers, 2 levels) all have turned; they were highest at step 400."
+
+
+def test_still_improving() -> None:
+    course = Course.of(cubes(STILL_RISING))
+    assert course.headline == "Information is still rising at step 1600"
+    call, other, levels = course.sentences[:3]
+    assert call.endswith("nats, the highest of 5 checkpoints.") and "stop" not in " ".join(course.sentences)
+    assert other == "ICR has not turned either; it is lowest at step 1600."
+    assert levels == "Of 4 readings (2 layers, 2 levels) none has turned."
+    assert Course.of(cubes(STILL_RISING), criterion="icr").headline == "ICR is still falling at step 1600"
+
+
+def test_a_best_by_luck_is_no_turn() -> None:
+    course = Course.of(cubes(FLAT, noise=0.1))
+    assert not course.course.turned_ and course.course.best_step_ != STEPS[-1]
+    assert course.headline == "Information has not turned by step 1600"
+    assert "over 5 checkpoints that may be chance" in course.sentences[0]
+
+
+def test_icr_alone_is_no_reason_to_stop() -> None:
+    course = Course.of(cubes(ICR_TURNS_ALONE), layer="mid", sigma=0.3)
+    assert not course.course.turned_
+    other = course.sentences[1]
+    assert other.startswith("ICR alone has turned: it was lowest at step 200")
+    assert "With plenty of training images" in other and other.endswith("that is no reason to stop.")
+    by_icr = Course.of(cubes(ICR_TURNS_ALONE), "icr", layer="mid", sigma=0.3)
+    assert by_icr.headline.startswith("ICR was lowest at step 200 and has risen by ")
+    assert by_icr.sentences[1].startswith("Information has not turned; it is highest at step 1600. ")
+    assert by_icr.sentences[1].endswith("this may be a false stop.")
+
+
+def test_where_information_turns_alone_they_differ() -> None:
+    course = Course.of(cubes(INFORMATION_TURNS_ALONE), layer="mid", sigma=0.3)
+    assert course.course.turned_
+    assert course.sentences[1].startswith("ICR has not turned; ")
+    assert course.sentences[1].endswith("look at a held-out loss or at samples.")
+    by_icr = Course.of(cubes(INFORMATION_TURNS_ALONE), "icr", layer="mid", sigma=0.3)
+    assert by_icr.sentences[1].startswith("Information alone has turned: ")
+    assert "no reason" not in by_icr.sentences[1] and "false stop" not in by_icr.sentences[1]
+
+
+def test_one_reading_is_not_the_network(turned: Course) -> None:
+    other = turned.course.by_level_.copy(deep=True)
+    other["turned_at"][:] = np.nan
+    other["turned_at"].loc[{"layer": "up", "sigma": 0.1}] = 800.0
+    course = _with_levels(turned, other)
+    assert "1 has turned (up at 0.1), highest at step 400. One reading is not the network: look" in course.sentences[2]
+    one = Course.of(cubes(sigmas=None, layers=["mid"]))
+    assert one.place == "layer mid" and np.isnan(one.sigmas).all()
+    assert "This is one layer at one noise level, not the network" in " ".join(one.sentences)
+    assert "low noise" not in " ".join(one.sentences)
+
+
+def _with_levels(course: Course, by_level: Any) -> Course:
+    """The course with another verdict by layer and level."""
+    fitted = type(course.course)().set_params(**course.course.get_params())
+    fitted.__dict__.update(course.course.__dict__, by_level_=by_level)
+    return dataclasses.replace(course, course=fitted)
+
+
+def test_low_noise_turns_early() -> None:
+    words = "At low noise both numbers turn early"
+    made = cubes()
+    assert words in " ".join(Course.of(made, sigma=0.1).sentences)
+    assert words not in " ".join(Course.of(made, sigma=0.3).sentences)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_the_curve(turned: Course) -> None:
+    rows = turned.rows()
+    assert [row["step"] for row in rows] == list(STEPS)
+    curve = turned.curve.sel(layer="mid", sigma=0.3)
+    for name in ("icr", "icr_low", "information", "information_high", "trace_residual"):
+        assert [row[name] for row in rows] == curve[name].to_numpy().tolist()
+    assert [row["step"] for row in rows if row["best"]] == [400]
+    assert [row["step"] for row in rows if row["called"]] == [turned.course.turned_at_]
+    assert turned.rows("up", 0.1)[0]["icr"] == float(turned.curve["icr"].sel(layer="up", sigma=0.1)[0])
+
+
+def test_levels_are_each_read_by_itself(turned: Course) -> None:
+    levels = turned.levels()
+    assert [(one["layer"], one["sigma"]) for one in levels] == [("mid", 0.1), ("mid", 0.3), ("up", 0.1), ("up", 0.3)]
+    for one in levels:
+        judged = turned.course.by_level_.sel(layer=one["layer"], sigma=one["sigma"])
+        assert one["fall"] == float(judged["fall"]) and one["turned_at"] == float(judged["turned_at"])
+        values = turned.curve["information"].sel(layer=one["layer"], sigma=one["sigma"])
+        assert one["relative_fall"] == pytest.approx(float(1 - values[-1] / values.max()))
+        assert one["other_best_step"] == 400
+    assert Course.of(cubes(), layer="up", sigma=0.3).layers == ["up", "mid"]
+
+
+def test_table(turned: Course) -> None:
+    table = turned.to_text().splitlines()
+    assert table[0] == "layer mid at noise level σ = 0.3 (4 features), 200 images x 3 views"
+    assert [line.split()[1] for line in table if line.startswith("->  ")] == ["400"]
+    assert [line.split()[1] for line in table if line.startswith(" ! ")] == [str(turned.course.turned_at_)]
+    assert len([line for line in table if line.startswith(("mid ", "up "))]) == 4
+    ends = {len(line) for line in table if line.startswith(("mid ", "up ", "layer  "))}
+    assert len(ends) == 1  # columns stand below one another
+
+
+def test_json_holds_everything(turned: Course) -> None:
+    course = turned.with_series(Series("loss", [100, 200], [1.0, float("nan")], best="lowest"))
+    text = course.to_json()
+    assert "NaN" not in text
+    read = json.loads(text)
+    assert read["criterion"] == "information" and read["best_step"] == 400 and read["turned"] is True
+    assert read["turned_at"] == turned.course.turned_at_ and read["fall"] == turned.course.fall_
+    assert len(read["levels"]) == 4 and len(read["levels"][0]["steps"]) == 5
+    assert read["levels"][1]["steps"][0]["information"] == turned.rows()[0]["information"]
+    assert read["series"]["loss"] == {
+        "steps": [100, 200], "values": [1.0, None], "best_step": 100, "threshold": None, "passed_at": None,
+    }  # fmt: skip
+    assert json.loads(Course.of(cubes(sigmas=None, layers=["mid"])).to_json())["sigma"] is None
+
+
+def test_what_cubes_record_joins_them() -> None:
+    loss = [1.0, 0.6, 0.5, 0.7, 0.9]
+    recorded = {"loss_heldout": loss, "copies": [0, 0, 1, 2, 3], "model_sha256": list("abcde"), "done": [True] * 5}
+    course = Course.of(cubes(**recorded))
+    assert course.attrs == {"seed": 7, "done": True}  # what differs is no setting of the course
+    series = {one.name: one for one in course.series}
+    assert set(series) == {"loss heldout", "copies"}
+    assert series["loss heldout"].best_step == 400 and series["copies"].best is None
+    assert np.asarray(series["copies"].values).tolist() == [0, 0, 1, 2, 3]
+    assert course.sentences[3] == "Loss heldout: lowest at step 400."
+    assert " 0.600" in course.to_text()
+
+
+def test_real_features() -> None:
+    course = Course.of(ik.datasets.load_digits_course())
+    assert course.n_features == {"dec.8x8_block0": 32} and course.sigmas == [0.3]
+    assert course.course.turned_ and course.headline.startswith("Information was highest at step ")
+    assert course.sentences[1].startswith("ICR agrees: it was lowest at step ")
+    assert "Held out loss: lowest at step 246." in course.sentences[-1]
+
+
+# ---- other numbers --------------------------------------------------------------------------------------------------
+
+
+def test_series_say_where_they_are_best_and_what_they_pass() -> None:
+    loss = Series("held-out loss", [1, 2, 3], [0.5, 0.4, 0.6], best="lowest")
+    assert loss.best_step == 2 and loss.sentence == "Held-out loss: lowest at step 2."
+    copies = Series("copies", [1, 2, 3], [0.0, 0.05, 0.07], threshold=0.05, percent=True)
+    assert copies.passed_at == 3 and copies.sentence == "Copies: above 5% at step 3."
+    assert Series("copies", [1, 2], [0, 0.01], threshold=0.05, percent=True).sentence == "Copies: never above 5%."
+    accuracy = Series("accuracy", [1, 2], [0.5, 0.6], best="highest", threshold=0.55)
+    assert accuracy.sentence == "Accuracy: highest at step 2, above 0.550 at step 2."
+    assert Series("gradient", [1, 2], [3, 4]).sentence == ""
+    assert Series("nothing", [1], [float("nan")], best="lowest").best_step is None
+
+
+def test_series_tell_their_values() -> None:
+    loss = Series("loss", [1, 3], [0.5, 1234.5])
+    assert [loss.told(loss.at(step)) for step in (1, 2, 3)] == ["0.500", "–", "1234"]
+    assert [loss.told(value) for value in (0.0, 1.234, 12.34, 0.00012, 2e7)] == [
+        "0.000", "1.23", "12.3", "0.00012", "2e+07",
+    ]  # fmt: skip
+    assert Series("copies", [1], [0.05], percent=True).told(0.05) == "5%"
+
+
+@pytest.mark.parametrize(
+    ("steps", "values", "best", "words"),
+    [
+        ([1, 2], [0.5], None, "with one value each"),
+        ([2, 1], [0.5, 0.4], None, "steps must ascend"),
+        ([], [], None, "with one value each"),
+        ([1, 2], [0.5, 0.4], "least", "best must be"),
+    ],
+)
+def test_bad_series(steps: list[int], values: list[float], best: str | None, words: str) -> None:
+    with pytest.raises(ValueError, match=f"loss: .*{words}"):
+        Series("loss", steps, values, best=best)
+
+
+# ---- bad input, and figures -----------------------------------------------------------------------------------------
+
+
+def test_bad_courses_are_refused() -> None:
+    made = cubes()
+    with pytest.raises(NotEnoughDataError, match="at least three checkpoints"):
+        Course.of(made[:2])
+    with pytest.raises(CubeFormatError, match="steps must increase"):
+        Course.of(made[::-1])
+    with pytest.raises(CubeFormatError, match="does not know its training step"):
+        Course.of([ik.datasets.make_cube(n_images=50, n_features=3)])
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        Course.of(made, criterion="loss")
+    with pytest.raises(CubeFormatError, match="other images"):
+        Course.of([made[0], (200, made[1][:100])])
+
+
+def test_warm_up_has_no_say() -> None:
+    down_first = ((9,) * 4, (3,) * 4, (4,) * 4, (5,) * 4, (6,) * 4)
+    assert Course.of(cubes(down_first)).course.turned_
+    assert Course.of(cubes(down_first), warm_up=200).headline == "Information is still rising at step 1600"
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_figures_by_their_ending(turned: Course, tmp_path: Path, ending: str) -> None:
+    shown = turned.with_series(Series("loss", STEPS, [1, 2, 3, 4, 5]))
+    for expansion in (False, True):
+        path = shown.save_figure(tmp_path / f"figure.{ending}", expansion=expansion)
+        assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml", b"%PDF-")
+
+
+def test_every_panel_is_drawn(turned: Course) -> None:
+    shown = turned.with_series(Series("loss", STEPS, [1, 2, 3, 4, 5]), Series("copies", STEPS[2:], [0, 0, 1]))
+    display = shown.draw()
+    assert len(display.axes_) == len(shown.panels) == len(display.panels) == 5
+    assert tuple(display.panels) == shown.panels
+    one = Course.of(cubes(sigmas=None, layers=["mid"]))
+    assert len(one.draw().axes_) == len(one.panels) == 2
