@@ -125,7 +125,7 @@ def digits_split(n_images: int = 128, n_held_out: int = 500, seed: int = 0) -> D
     Examples
     --------
     >>> digits_split(3, 2).ids
-    ['digit-1081', 'digit-1707']
+    ['digit-360', 'digit-1773']
     """
     from sklearn.datasets import load_digits
 

@@ -91,7 +91,14 @@ class Turn:
         return len(self.significant) - 1 - int(np.flatnonzero(~self.significant)[-1])
 
 
-def find_turn(merits: ArrayLike, replicates: ArrayLike, confidence: float = 0.95, random_state: int = 0) -> Turn:
+def find_turn(
+    merits: ArrayLike,
+    replicates: ArrayLike,
+    confidence: float = 0.95,
+    random_state: int = 0,
+    *,
+    tested: ArrayLike | None = None,
+) -> Turn:
     """Whether merit, greater being better, has fallen significantly since its best, looking at every checkpoint.
 
     Parameters
@@ -105,6 +112,9 @@ def find_turn(merits: ArrayLike, replicates: ArrayLike, confidence: float = 0.95
         looks.
     random_state : int
         Seed of the sign changes, where there are more than 2^14.
+    tested : array (n_steps,), optional
+        Merits to test in place of `merits`, on the same scale: without a correction that is the same at every step but
+        for its noise, which replicates do not show.
 
     Returns
     -------
@@ -156,14 +166,17 @@ def find_turn(merits: ArrayLike, replicates: ArrayLike, confidence: float = 0.95
     >>> turn.best, turn.at
     (2, 4)
     """
-    heights, without = (np.asarray(array, dtype=np.float64) for array in (merits, replicates))
-    if heights.ndim != 1 or without.ndim != 2 or len(heights) != len(without) or not len(heights):
+    heights, without, compared = (
+        np.asarray(array, dtype=np.float64) for array in (merits, replicates, merits if tested is None else tested)
+    )
+    if heights.ndim != 1 or without.shape[:-1] != heights.shape or compared.shape != heights.shape or not len(heights):
         raise ValueError(
-            f"merits (n_steps,) and replicates (n_steps, n_folds) are wanted, not {heights.shape} and {without.shape}"
+            "merits (n_steps,), replicates (n_steps, n_folds) and, if given, tested (n_steps,) are wanted, not "
+            f"{heights.shape}, {without.shape} and {compared.shape}"
         )
     looks = Looks(confidence, random_state)
-    for merit, replicate in zip(heights, without, strict=True):
-        looks.add(float(merit), replicate)
+    for merit, replicate, other in zip(heights, without, compared, strict=True):
+        looks.add(float(merit), replicate, float(other))
     return looks.turn()
 
 
@@ -181,6 +194,7 @@ class Looks:
             raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
         self.confidence, self.random_state = confidence, random_state
         self._contributions: list[Vector] = []
+        self._compared: list[Vector] = []
         self._significant: list[bool] = []
         self._crossed: NDArray[np.bool_] | None = None  # sign changes that crossed at some look
 
@@ -197,22 +211,24 @@ class Looks:
                 "paired over the same folds"
             )
 
-    def add(self, merit: float, replicates: Vector) -> bool:
+    def add(self, merit: float, replicates: Vector, tested: float | None = None) -> bool:
         """Look at a new checkpoint: whether it is significantly worse than one before it."""
         g = len(replicates)
         self.check(g)
-        contribution = merit + (g - 1) * (replicates.mean() - replicates)
-        if not np.isfinite(contribution).all():
+        fluctuation = (g - 1) * (replicates.mean() - replicates)
+        compared = fluctuation + (merit if tested is None else tested)
+        if not (np.isfinite(compared).all() and np.isfinite(merit)):
             raise NonFiniteError(f"merit and replicates of checkpoint {len(self._contributions)} are not all finite")
-        found = bool(self._contributions) and self._cross(contribution)
-        self._contributions.append(contribution)
+        found = bool(self._compared) and self._cross(compared)
+        self._contributions.append(merit + fluctuation)
+        self._compared.append(compared)
         self._significant.append(found)
         return found
 
     def _cross(self, contribution: Vector) -> bool:
         flips = _flips(len(contribution), self.random_state)
-        k = len(self._contributions)
-        differences = np.stack(self._contributions) - contribution
+        k = len(self._compared)
+        differences = np.stack(self._compared) - contribution
         size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
         # Where features did not change there is no difference, and nothing to test.
         unit = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0).astype(np.float32)

@@ -58,4 +58,4 @@ def test_the_committed_study_holds_what_the_documentation_says():
             assert float(row["rejected"]) <= 0.07 + slack, row
     # Directions of other folds make errors that are too small.
     crossfit = [float(row["coverage"]) for row in rows if row["quantity"] == "information, crossfit"]
-    assert min(crossfit) < 0.91
+    assert min(crossfit) < 0.93
