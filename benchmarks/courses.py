@@ -2,7 +2,6 @@
 
     python benchmarks/courses.py train --out runs/courses        # two hours of one core; --only digits-128 for a part
     python benchmarks/courses.py measure --out runs/courses      # features, losses and samples of every checkpoint
-    python benchmarks/courses.py read --out runs/courses         # the tables, benchmarks/results/courses*.csv
 
 Each course is one network, trained from scratch by :func:`icrkit_extractors.models.denoiser.train` on some images of
 one data set; its averaged weights are kept at 20 steps a factor 1.25 apart. Digits are scikit-learn's, Fashion-MNIST
