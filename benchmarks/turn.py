@@ -9,8 +9,10 @@ truth is known, read as `TrainingCourse` reads them ("features"); or merits of 2
 cheap, for what hangs on folds, looks and correlation alone); or 400 images at a time of the 3,000 that ship with the
 package, seen by the network that does, under fresh draws at each checkpoint ("network", needs the ``onnx`` extra).
 
-Between checkpoints ``link`` is the correlation of the features' random parts: 0 stands for fresh residual draws at
-each, nearly independent readings; above 0 the draws are the same and the network drifts, .99 slowly.
+Residuals are Gaussian, "heavy" (t5 with a scale of its own for each image), "lighter" (from heavy to Gaussian over the
+course), or Gaussian with classes among the images. Between checkpoints ``link`` is the correlation of the features'
+random parts: 0 stands for fresh residual draws at each, nearly independent readings; above 0 the draws are the same and
+the network drifts, .99 slowly.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -29,10 +31,10 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import gammaln
 
 import icrkit as ik
-from icrkit.readings._course import find_turn
-from icrkit.readings._reading import merits, read
+from icrkit.readings._course import Turn, find_turn, read_level
 
 RESULTS = Path(__file__).parent / "results" / "turn.csv"
 N_CHECKPOINTS, PEAK = 20, 9
@@ -61,6 +63,18 @@ class Cell:
     fall_percent: float = 0.0
 
 
+class Course(NamedTuple):
+    """Merits (n,), the same without each fold (n, n_folds), and merits by the second estimator (n,)."""
+
+    values: Vector
+    replicates: Vector
+    second: Vector
+
+
+READING: dict[str, Any] = {
+    "n_folds": 20, "random_state": 0, "drop_constant": False, "regularization": 0.0, "confidence": CONFIDENCE,
+}  # fmt: skip
+
 FLAT = [
     Cell("flat"),
     Cell("flat", residual="heavy"),
@@ -69,8 +83,11 @@ FLAT = [
     Cell("flat", link=0.9, residual="heavy"),
     Cell("flat", link=0.9, residual="classes", features=16, images_per_feature=8),
     Cell("flat", link=0.99, residual="heavy", features=64),
-    Cell("flat", criterion="icr", residual="heavy"),
+    Cell("flat", residual="lighter"),
+    Cell("flat", link=0.9, residual="lighter", images_per_feature=16),
+    *(Cell("flat", criterion="icr", residual="heavy", images_per_feature=ratio) for ratio in (4, 16)),
     Cell("flat", criterion="icr", link=0.9, images_per_feature=8),
+    Cell("flat", criterion="icr", residual="lighter", images_per_feature=16),
     Cell("rise", link=0.9),
 ]
 NETWORK = [Cell("flat", "network", residual="real", features=64, images_per_feature=6.25)]
@@ -127,19 +144,27 @@ def drifting(rng: np.random.Generator, before: Vector | None, link: float, size:
 def features_of(cell: Cell, rng: np.random.Generator) -> Any:
     """Features (image, view, feature) of one checkpoint after the other."""
     n, v, d = round(cell.images_per_feature * cell.features), cell.views, cell.features
-    heavy = cell.residual == "heavy"
-    scale = np.sqrt(rng.gamma(2.0, 0.5, (n, 1, 1))) if heavy else 1.0
+    heavy = cell.residual in ("heavy", "lighter")
+    scale = rng.gamma(2.0, 0.5, (n, 1, 1))
     classes = rng.standard_normal((N_CLASSES, d))
     classes = ((classes - classes.mean(axis=0)) / classes.std(axis=0))[np.sort(np.arange(n) % N_CLASSES)]
     invariant = residual = tails = None
-    for ratios in spectra(cell):
+    for k, ratios in enumerate(spectra(cell)):
         # Fresh residuals are those of the same images.
         invariant = drifting(rng, invariant, cell.link or 1.0, (n, d))
         residual = drifting(rng, residual, cell.link, (n, v, d))
         if heavy and (tails is None or cell.link == 0):
-            tails = scale / np.sqrt(rng.chisquare(5, (n, v, 1)) / 3)
+            tails = scale * 3 / rng.chisquare(5, (n, v, 1))
         signal = np.sqrt(0.5) * (invariant + classes) if cell.residual == "classes" else invariant
-        yield np.sqrt(ratios) * signal[:, None] + (residual if tails is None else residual * tails)
+        power = 1 - k / (cell.checkpoints - 1) if cell.residual == "lighter" else 1.0
+        size = 1.0 if tails is None else np.sqrt(tails**power / mean_of_power(power))
+        yield np.sqrt(ratios) * signal[:, None] + residual * size
+
+
+def mean_of_power(power: float) -> float:
+    """Mean of a power of the squared tails, 3 gamma(2, 1/2)/chi2(5)."""
+    of_gamma = gammaln(2 + power) + power * np.log(0.5)
+    return float(np.exp(of_gamma + power * np.log(1.5) + gammaln(2.5 - power) - gammaln(2.5)))
 
 
 def truth(cell: Cell) -> Vector:
@@ -152,8 +177,8 @@ def truth(cell: Cell) -> Vector:
     return np.array([information_of(one) for one in ratios])
 
 
-def read_course(cell: Cell, seed: int) -> tuple[Vector, Vector]:
-    """Merits (n,) and replicates (n, n_folds) of a course."""
+def read_course(cell: Cell, seed: int) -> Course:
+    """What is read off a course."""
     rng = np.random.default_rng(seed)
     if cell.source == "merits":
         return draw_merits(cell, rng)
@@ -161,8 +186,14 @@ def read_course(cell: Cell, seed: int) -> tuple[Vector, Vector]:
     if cell.source == "network":
         rows = rng.permutation(3000)[: round(cell.images_per_feature * cell.features)]
         given = (h[rows] for h in features_of_network())
-    moments = (ik.Moments.from_cube(h, n_folds=cell.folds, random_state=seed) for h in given)
-    return merits([read(one, cell.criterion) for one in moments])
+    read = [
+        read_level(ik.Moments.from_cube(h, n_folds=cell.folds, random_state=seed), "", **READING)[1].look(
+            cell.criterion
+        )
+        for h in given
+    ]
+    values, replicates, second = zip(*read, strict=True)
+    return Course(np.array(values), np.array(replicates), np.array(second))
 
 
 @functools.cache
@@ -179,7 +210,7 @@ def features_of_network() -> list[NDArray[np.float32]]:
     return [cube.level().to_numpy() for cube in cubes]
 
 
-def draw_merits(cell: Cell, rng: np.random.Generator) -> tuple[Vector, Vector]:
+def draw_merits(cell: Cell, rng: np.random.Generator) -> Course:
     """Merits that are means over images, each image with a fold, and the same without each fold."""
     scale = np.sqrt(rng.gamma(2.0, 0.5, N_IMAGES) / rng.chisquare(5, N_IMAGES)) if cell.residual == "heavy" else 1.0
     draws = np.empty((N_IMAGES, cell.checkpoints))
@@ -192,16 +223,17 @@ def draw_merits(cell: Cell, rng: np.random.Generator) -> tuple[Vector, Vector]:
     sums, counts = member.T @ draws, member.sum(axis=0)
     level = shape(cell)
     without = (draws.sum(axis=0) - sums) / (N_IMAGES - counts)[:, None]
-    return level + draws.mean(axis=0), (level + without).T
+    values = level + draws.mean(axis=0)
+    return Course(values, (level + without).T, values)
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
-def contributions(values: Vector, replicates: Vector) -> Vector:
+def contributions(course: Course) -> Vector:
     """What each fold contributes: their mean is the merit, the error of their mean is the jackknife's."""
-    g = replicates.shape[1]
-    return values[:, None] + (g - 1) * (replicates.mean(axis=1, keepdims=True) - replicates)
+    g = course.replicates.shape[1]
+    return course.values[:, None] + (g - 1) * (course.replicates.mean(axis=1, keepdims=True) - course.replicates)
 
 
 def spent(k: int) -> float:
@@ -222,25 +254,35 @@ def against_best(
     return found
 
 
-def sign_changes(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def turn_of(course: Course) -> Turn:
+    """By the rule in use."""
+    return find_turn(course.values, course.replicates, CONFIDENCE, second=course.second)
+
+
+def sign_changes(course: Course) -> NDArray[np.bool_]:
     """The rule in use."""
-    return find_turn(values, replicates, CONFIDENCE).significant
+    return turn_of(course).significant
 
 
-def naive(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def one_estimator(course: Course) -> NDArray[np.bool_]:
+    """The same without the second estimator, as all of the following."""
+    return find_turn(course.values, course.replicates, CONFIDENCE).significant
+
+
+def naive(course: Course) -> NDArray[np.bool_]:
     """Each checkpoint against the best so far, as if that had been named beforehand."""
-    return against_best(contributions(values, replicates), lambda k, g: float(stats.t.ppf(CONFIDENCE, g - 1)))
+    return against_best(contributions(course), lambda k, g: float(stats.t.ppf(CONFIDENCE, g - 1)))
 
 
-def bonferroni(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def bonferroni(course: Course) -> NDArray[np.bool_]:
     """The same, paying for all pairs at every look; looks share the error as in the rule in use."""
-    folds = contributions(values, replicates)
+    folds = contributions(course)
     return against_best(folds, lambda k, g: float(stats.t.isf(spent(k) / k, g - 1)))
 
 
-def studentised_range(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def studentised_range(course: Course) -> NDArray[np.bool_]:
     """The same by the quantile of the range of 20 means (Tukey & Kramer), whose number has to be known."""
-    return against_best(contributions(values, replicates), lambda k, g: range_limit(g))
+    return against_best(contributions(course), lambda k, g: range_limit(g))
 
 
 @functools.cache
@@ -249,15 +291,15 @@ def range_limit(n_folds: int) -> float:
     return float(stats.studentized_range.ppf(CONFIDENCE, N_CHECKPOINTS, n_folds - 1)) / np.sqrt(2)
 
 
-def half_sample(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def half_sample(course: Course) -> NDArray[np.bool_]:
     """The best is chosen on one half of the folds, the fall is tested on the other."""
-    folds = contributions(values, replicates)
+    folds = contributions(course)
     return against_best(folds[:, 1::2], lambda k, g: float(stats.t.isf(spent(k), g - 1)), folds[:, ::2])
 
 
-def multiplier_bootstrap(values: Vector, replicates: Vector) -> NDArray[np.bool_]:
+def multiplier_bootstrap(course: Course) -> NDArray[np.bool_]:
     """The greatest of all pairs by Gaussian weights of the folds (Chernozhukov, Chetverikov & Kato 2013)."""
-    folds = contributions(values, replicates)
+    folds = contributions(course)
     g = folds.shape[1]
     weights = np.random.default_rng(0).standard_normal((4000, g))
     found = np.zeros(len(folds), dtype=bool)
@@ -271,8 +313,9 @@ def multiplier_bootstrap(values: Vector, replicates: Vector) -> NDArray[np.bool_
     return found
 
 
-RULES: dict[str, Callable[[Vector, Vector], NDArray[np.bool_]]] = {
+RULES: dict[str, Callable[[Course], NDArray[np.bool_]]] = {
     "sign changes": sign_changes,
+    "one estimator": one_estimator,
     "naive": naive,
     "Bonferroni": bonferroni,
     "studentised range": studentised_range,
@@ -294,8 +337,8 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
     for i in range(repeats):
         course = read_course(cell, seed=i)
         for rule, judge in RULES.items():
-            found[rule][i] = judge(*course)
-        turn = find_turn(*course, CONFIDENCE)
+            found[rule][i] = judge(course)
+        turn = turn_of(course)
         falls[i] = turn.fall
         covered[i] = turn.low <= fall <= turn.high
     rows = []

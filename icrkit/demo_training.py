@@ -196,11 +196,10 @@ def train_digits(
     -----
     The network is `icrkit_extractors.models.denoiser.SmallUNet`, 32 features wide, 0.4 M parameters; batches of 128,
     Adam at 1e-3 along a cosine, and everything is read from its moving average. Views are `views.Digits`, with the same
-    draws at every checkpoint. On another number of threads sums are rounded otherwise, and the training takes another
-    course in its last digits.
+    draws at every checkpoint. All of it runs on one thread: the course does not depend on the number of cores.
     """
     from icrkit_extractors import TorchSource, extract, noise, views
-    from icrkit_extractors.models.denoiser import held_out_loss, sample, seeded_unet, train
+    from icrkit_extractors.models.denoiser import held_out_loss, one_thread, sample, seeded_unet, train
 
     copies = NearestRatio().fit(_rows(split.train))
     copies.evaluate(_rows(split.unseen))
@@ -229,7 +228,7 @@ def train_digits(
         )
 
     net = seeded_unet(resolution=shape[-1], width=_WIDTH, seed=seed)
-    with tqdm(total=steps[-1], desc="train", unit="step", disable=not progress) as bar:
+    with one_thread(), tqdm(total=steps[-1], desc="train", unit="step", disable=not progress) as bar:
 
         def after(step: int, ema: Any, loss: float) -> None:
             since.append(loss)

@@ -8,6 +8,7 @@ its measured coverage are in the documentation, "Statistics".
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,19 @@ from icrkit.linalg import SpdFactor, subtract_outer
 from icrkit.metrics._decomposition import ResidualModel, between_covariance, held_out_folds, resolve_centering
 from icrkit.moments import UNIT_ROUNDOFF, Moments, helmert
 
-__all__ = ["Crossfit", "FoldTraces", "crossfit", "direction_variance", "jackknife_error"]
+__all__ = [
+    "Crossfit",
+    "FoldTraces",
+    "crossfit",
+    "direction_variance",
+    "fold_traces",
+    "held_out_trace",
+    "jackknife_error",
+]
+
+Matrix = NDArray[np.float64]
+
+_PANEL = 128  # columns of a matrix that stay in the cache
 
 
 class FoldTraces(NamedTuple):
@@ -184,12 +197,75 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     """
     moments = held_out_folds(moments, regularization, residual_centering)
     total, d, v = moments.total, moments.n_features, moments.n_views
-    folds = [
-        _fold_traces(total, moments.select(fold=k), regularization, residual_centering) for k in range(moments.n_folds)
-    ]
+    folds = fold_traces(moments, regularization, residual_centering)
     model = ResidualModel(total, regularization, residual_centering)
     powers = model.trace_powers(between_covariance(total))
     return Crossfit.of(folds, n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers)
+
+
+# Traces of moments that are still in use: ICR and the information read off the same.
+_TRACED: weakref.WeakKeyDictionary[Moments, dict[tuple[float, str], list[FoldTraces]]] = weakref.WeakKeyDictionary()
+
+
+def fold_traces(
+    moments: Moments, regularization: float = 0.0, residual_centering: str = "view"
+) -> Sequence[FoldTraces]:
+    """Traces of each fold under the inverse residual covariance of the others; once for moments that stay in use.
+
+    Parameters
+    ----------
+    moments : Moments
+        With folds that can be held out: see `held_out_folds`.
+    regularization : float
+        tau, from the other folds' W.
+    residual_centering : {"view", "none"}
+
+    Raises
+    ------
+    IllConditionedError
+        The residual covariance without one of the folds is singular to working precision.
+    """
+    known = _TRACED.setdefault(moments, {})
+    key = regularization, resolve_centering(moments, residual_centering)
+    if key not in known:
+        splits = [_Split(moments.total, moments.select(fold=k), key[1]) for k in range(moments.n_folds)]
+        known[key] = [_fold_traces(split, regularization) for split in splits]
+    return known[key]
+
+
+def held_out_trace(
+    moments: Moments, fold: int, between: float, within: float, tau: float = 0.0, residual_centering: str = "view"
+) -> float:
+    """Tr(A_-k^-1 A_k) of fold k, A = between * B + within * W + tau I, A_-k that of the other folds.
+
+    Parameters
+    ----------
+    moments : Moments
+        With folds that can be held out.
+    fold : int
+        k.
+    between, within, tau : float
+        Weights, not negative.
+    residual_centering : {"view", "none"}
+
+    Raises
+    ------
+    IllConditionedError
+        A_-k is singular to working precision.
+
+    Notes
+    -----
+    One inverse, d^3 flops, in the precision of the products.
+    """
+    total = moments.total
+    split = _Split(total, moments.select(fold=fold), residual_centering)
+    matrix = split.scatter_of_others(between / (split.n_others - 1), within / split.dof_others)
+    # What the check of the residual lets pass has the sum with the between scatter as well, which is greater.
+    whole = None if between else within / split.dof_others * total.within.diagonal()
+    factor = split.factor(matrix, tau, whole)
+    in_between, in_within = split.traces(factor, split.fold.between)
+    damped = tau * float(np.trace(factor.inverse_lower())) if tau else 0.0
+    return between * in_between / (split.n_fold - 1) + within * in_within / split.dof_fold + damped
 
 
 def direction_variance(
@@ -220,61 +296,96 @@ def direction_variance(
     return 2 * (shape * (1 + kappa) + 1 / (n - 1) + 1 / m) / least
 
 
-def _fold_traces(total: Moments, fold: Moments, regularization: float, residual_centering: str) -> FoldTraces:
+class _Split:
+    """One fold, and the other images: the total less the fold, of which only what is asked for is formed."""
+
+    def __init__(self, total: Moments, fold: Moments, residual_centering: str) -> None:
+        self.total, self.fold = total, fold
+        n, self.n_fold = int(total.n_images), int(fold.n_images)
+        self.n_others = n - self.n_fold
+        self._others_mean = (n * total.mean - self.n_fold * fold.mean) / self.n_others
+        delta = fold.mean - self._others_mean
+        self._contrasts = helmert(total.n_views)
+        self.grand, self._turned = delta.mean(axis=0), self._contrasts @ delta
+        self.pull = self.n_fold * self.n_others / n  # weight of the difference of means in a merge
+        self._centred = resolve_centering(total, residual_centering) == "view"
+        self.dof_others, self.dof_fold = (
+            (count - self._centred) * (total.n_views - 1) for count in (self.n_others, self.n_fold)
+        )
+
+    def scatter_of_others(self, between: float, within: float) -> NDArray[np.floating]:
+        """between * (their between scatter) + within * (their within scatter), lower triangle, Fortran-ordered.
+
+        In the precision of the products: its error is of the same order, u * cond, and an inverse costs half.
+        """
+        total, fold, d = self.total, self.fold, self.total.n_features
+        matrix = np.empty((d, d), dtype=total.products, order="F")
+        for start in range(0, d, _PANEL):
+            # Scatters are symmetric: what lies right of the diagonal lies below it, in the order LAPACK works in.
+            panel = slice(start, start + _PANEL), slice(start, None)
+            part = within * (total.within[panel] - fold.within[panel])
+            if between:
+                part += between * (total.between[panel] - fold.between[panel])
+            matrix.T[panel] = part
+        subtract_outer(matrix, self._turned, within * self.pull)
+        if between:
+            subtract_outer(matrix, self.grand, between * self.pull)
+        if not self._centred:
+            subtract_outer(matrix, self._contrasts @ self._others_mean, -within * self.n_others)
+        return matrix
+
+    def factor(self, matrix: NDArray[np.floating], damping: float, whole: NDArray[np.float64] | None) -> SpdFactor:
+        """Factor of a scatter of the others, given up for it, with ``damping`` added to its diagonal.
+
+        ``whole`` is the diagonal of the total's: where what the others leave of a feature is down to the rounding of
+        the subtraction, the factor exists and means nothing.
+        """
+        if damping:
+            matrix[np.diag_indices_from(matrix)] += damping
+        least = np.inf
+        try:
+            factor = SpdFactor(matrix, overwrite=True)
+            if whole is not None:  # a pivot is the residual of a feature given those before it
+                least = float((np.square(factor.lower.diagonal()) / (whole + damping)).min())
+        except np.linalg.LinAlgError:
+            least = 0.0
+        if not least > 1e3 * UNIT_ROUNDOFF[self.total.products]:
+            raise IllConditionedError(
+                f"a covariance without one of the folds is singular to working precision: residual m = "
+                f"{self.dof_others}, d = {self.total.n_features}. A feature may vary in a few images only. Use more "
+                "images, fewer features, dtype='float64', or regularization > 0."
+            )
+        return factor
+
+    def traces(self, factor: SpdFactor, *others: Matrix) -> list[float]:
+        """Under the inverse of a factor, given up for it: traces of these, and of the fold's within scatter."""
+        *found, within = factor.traces(*others, self.fold.within, consume=True)
+        if not self._centred:
+            within += self.n_fold * _quadratic(factor.inverse_lower(), self._contrasts @ self.fold.mean)
+        return [*found, within]
+
+
+def _fold_traces(split: _Split, regularization: float) -> FoldTraces:
     """Traces of one fold under the inverse of the others.
 
     The between scatter of the other images is never formed: its trace follows from those of the total and the fold.
     """
-    n, n_k, v, d = int(total.n_images), int(fold.n_images), total.n_views, total.n_features
-    n_others = n - n_k
-    others_mean = (n * total.mean - n_k * fold.mean) / n_others
-    delta = fold.mean - others_mean
-    pull = n_k * n_others / n  # weight of the difference of means in a merge
-    centred = resolve_centering(total, residual_centering) == "view"
-    m_others, m_fold = ((count - centred) * (v - 1) for count in (n_others, n_k))
-
-    # Scatters are symmetric: their transposes are the same matrices in the order LAPACK works in. Where the
-    # products are float32 so is the inverse: its error is of the same order, u * cond, and it costs half.
-    scatter = np.empty((d, d), dtype=total.products, order="F")
-    np.subtract(total.within.T, fold.within.T, out=scatter, casting="same_kind")
-    contrasts = helmert(v)
-    subtract_outer(scatter, contrasts @ delta, pull)
-    if not centred:
-        subtract_outer(scatter, contrasts @ others_mean, -float(n_others))
-    tau = regularization * float(np.trace(scatter)) / m_others / len(scatter)
-    if tau:
-        scatter[np.diag_indices_from(scatter)] += tau * m_others
-    try:
-        factor = SpdFactor(scatter, overwrite=True)
-    except np.linalg.LinAlgError:
-        raise IllConditionedError(_no_fold(m_others, d)) from None
-    # Where what the other images leave of a feature is down to the rounding of the subtraction, the factor exists
-    # and means nothing: a pivot is the residual of a feature given those before it.
-    pivots = np.square(factor.lower.diagonal()) / (total.within.diagonal() + tau * m_others)
-    if not pivots.min() > 1e3 * UNIT_ROUNDOFF[total.products]:
-        raise IllConditionedError(_no_fold(m_others, d))
-    grand = delta.mean(axis=0)
-    # P = m_others * inverse of the scatter.
-    in_total, in_fold, residual = factor.traces(total.between, fold.between, fold.within, consume=True)
+    total, fold, m = split.total, split.fold, split.dof_others
+    scatter = split.scatter_of_others(0.0, 1.0)
+    damping = regularization * float(np.trace(scatter)) / len(scatter)
+    factor = split.factor(scatter, damping, total.within.diagonal())
+    # P = m * inverse of the scatter.
+    in_total, in_fold, residual = split.traces(factor, total.between, fold.between)
     inverse = factor.inverse_lower()
-    in_others = in_total - in_fold - pull * _quadratic(inverse, grand[None, :])
+    in_others = in_total - in_fold - split.pull * _quadratic(inverse, split.grand[None, :])
     if not in_others > 10 * UNIT_ROUNDOFF[total.products] * in_total:
         in_others = 0.0  # rounding of the subtraction
-    if not centred:
-        residual += n_k * _quadratic(inverse, contrasts @ fold.mean)
     return FoldTraces(
-        n_images=n_k,
-        between=m_others * in_fold / (n_k - 1),
-        residual=m_others * residual / m_fold,
-        damped=tau * m_others * float(np.trace(inverse)) if tau else 0.0,
-        between_others=m_others * in_others / (n_others - 1),
-    )
-
-
-def _no_fold(m: int, d: int) -> str:
-    return (
-        f"the residual covariance without one of the folds is singular to working precision: m = {m}, d = {d}. A "
-        "feature may vary in a few images only. Use more images, fewer features, or regularization > 0."
+        n_images=split.n_fold,
+        between=m * in_fold / (split.n_fold - 1),
+        residual=m * residual / split.dof_fold,
+        damped=damping * float(np.trace(inverse)) if damping else 0.0,
+        between_others=m * in_others / (split.n_others - 1),
     )
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from icrkit.exceptions import IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, generalized_eigh
 from icrkit.metrics._base import MomentsEstimator
-from icrkit.metrics._crossfit import jackknife_error
+from icrkit.metrics._crossfit import fold_traces, held_out_trace, jackknife_error
 from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
@@ -33,7 +33,7 @@ from icrkit.metrics._decomposition import (
     invariant_covariance,
     residual_covariance,
 )
-from icrkit.metrics._fisher import fisher_spectrum
+from icrkit.metrics._fisher import Spectrum, fisher_spectrum
 from icrkit.moments import UNIT_ROUNDOFF, Moments
 
 __all__ = ["Information", "InvariantInformation", "held_out_snr_by_direction", "information", "invariant_information"]
@@ -138,8 +138,8 @@ def invariant_information(
     up to 4 % low (0.06 nats) where there is little signal (ICR 0.9); "crossfit" up to 8 % low at V = 2, the more so the
     wider the space; "gaussian" within 1.1 % for Gaussian residuals, up to 17 % high for heavy tails and 46 % where
     there is little signal. Residuals without a fourth moment leave "elliptical" 3-7 % high. At N = 1.5d and V = 2 it is
-    3-4 % low, and noisy. Cost a fold: two Cholesky factors and inverses (2 d^3 flops); "crossfit" one generalised
-    eigenproblem; "gaussian" two factors in all.
+    3-4 % low, and noisy. Cost a fold: two Cholesky factors and inverses (2 d^3 flops), one of which ICR of the same
+    moments shares; "crossfit" one generalised eigenproblem; "gaussian" two factors in all.
 
     References
     ----------
@@ -196,7 +196,7 @@ def _elliptical(moments: Moments, model: ResidualModel) -> Information:
     pair = _Covariances(moments.total, model)
     ratios = (None, None) if model.tau else pair.ratios()
     share = moments.n_images / moments.n_images.sum()
-    held_out = _held_out_traces(moments, pair, model)
+    held_out = _held_out_traces(moments, model)
     inflation = share @ held_out
     single, residual = (log_determinant_bias(*seen, share) for seen in zip(ratios, inflation, strict=True))
     value = pair.information(single - residual)
@@ -212,7 +212,7 @@ def _gaussian(moments: Moments, model: ResidualModel) -> Information:
     value = pair.information(single - residual)
     try:
         moments = held_out_folds(moments, model.regularization, model.centering)
-        held_out = _held_out_traces(moments, pair, model)
+        held_out = _held_out_traces(moments, model)
     except (NotEnoughDataError, IllConditionedError):
         return Information(value, None)
     return Information(value, _replicates(value, held_out, moments))
@@ -251,10 +251,10 @@ class _Covariances:
 
     @functools.cached_property
     def _factors(self) -> tuple[SpdFactor, SpdFactor]:
-        single, residual = (self._factor(matrix) for matrix in self.matrices)
-        return single, residual
+        single, residual = self.matrices
+        return self._checked(single), SpdFactor(residual)  # the model has checked the residual, and more strictly
 
-    def _factor(self, matrix: Matrix) -> SpdFactor:
+    def _checked(self, matrix: Matrix) -> SpdFactor:
         products = self._moments.products
         try:
             factor = SpdFactor(matrix)
@@ -270,38 +270,17 @@ class _Covariances:
         return factor
 
 
-def _held_out_traces(moments: Moments, pair: _Covariances, model: ResidualModel) -> Matrix:
+def _held_out_traces(moments: Moments, model: ResidualModel) -> Matrix:
     """Tr(A_-k^-1 A_k)/d of every fold k, for both covariances A, (n_folds, 2)."""
-    products = moments.total.products
-    traces = np.empty((moments.n_folds, 2))
-    for k in range(moments.n_folds):
-        fold = moments.select(fold=k)
-        others, part = (_Covariances(some, model) for some in (moments.total - fold, fold))
-        # The residual is the smaller of the two, and what its check lets pass the other has as well.
-        for j, scale in ((1, pair.matrices[1].diagonal()), (0, None)):
-            factor = _fold_factor(others.matrices[j], scale, products)
-            traces[k, j] = factor.traces(part.matrices[j], consume=True)[0] / pair.n_features
-    return traces
-
-
-def _fold_factor(matrix: Matrix, scale: Vector | None, products: str) -> SpdFactor:
-    """Factor, in the precision of the products, of what the other folds leave.
-
-    ``scale`` is the diagonal of the whole: where what is left of a feature is down to the rounding of its subtraction,
-    the factor exists and means nothing.
-    """
-    try:
-        # Its transpose is the same matrix, in the order in which LAPACK works.
-        factor = SpdFactor(matrix.T.astype(products, order="F"), overwrite=True)
-        least = np.inf if scale is None else float((np.square(factor.lower.diagonal()) / scale).min())
-    except np.linalg.LinAlgError:
-        least = 0.0
-    if not least > 1e3 * UNIT_ROUNDOFF[products]:
-        raise IllConditionedError(
-            "a covariance without one of the folds is singular to working precision. A feature may vary in a few "
-            "images only. Use more images, fewer features, dtype='float64', or regularization > 0."
-        )
-    return factor
+    every = range(moments.n_folds)
+    options = model.tau, model.centering
+    # ICR takes the same traces of the residual, but where tau is that of the other folds.
+    if model.tau:
+        residual = [held_out_trace(moments, k, 0.0, 1.0, *options) for k in every]
+    else:
+        residual = [fold.residual for fold in fold_traces(moments, 0.0, model.centering)]
+    single = [held_out_trace(moments, k, 1.0, 1 - 1 / moments.n_views, *options) for k in every]
+    return np.column_stack([single, residual]) / moments.n_features
 
 
 def _replicates(value: float, held_out: Matrix, moments: Moments) -> Vector:
@@ -437,7 +416,7 @@ def _ratio_of_sums(signal: Matrix, noise: Matrix) -> Vector:
 def _held_out_sums(moments: Moments, model: ResidualModel) -> tuple[Matrix, Matrix]:
     """n_k v' Sigma_s,k v and n_k v' (W_k + tau_k I) v of fold k, by direction v of the others, (n_folds, d) each."""
     total, v, centering = moments.total, moments.n_views, model.centering
-    scale = residual_covariance(total, centering).diagonal()
+    fold_traces(moments, model.regularization, centering)  # refuses what is singular without a fold
     signal, noise = (np.empty((moments.n_folds, moments.n_features)) for _ in range(2))
     for k in range(moments.n_folds):
         fold = moments.select(fold=k)
@@ -445,7 +424,6 @@ def _held_out_sums(moments: Moments, model: ResidualModel) -> tuple[Matrix, Matr
         metric = residual_covariance(others, centering)
         tau = model.regularization * float(np.trace(metric)) / len(metric)
         metric[np.diag_indices_from(metric)] += tau
-        _fold_factor(metric, scale + tau, total.products)
         _, directions = generalized_eigh(invariant_covariance(others, centering), metric)
         residual = _quadratics(directions, residual_covariance(fold, centering))
         n = int(fold.n_images)
@@ -457,6 +435,17 @@ def _held_out_sums(moments: Moments, model: ResidualModel) -> tuple[Matrix, Matr
 def _quadratics(directions: Matrix, matrix: Matrix) -> Vector:
     """v' A v of each column v."""
     return np.asarray(np.einsum("ij,ij->j", directions, matrix @ directions))
+
+
+class _Directions:
+    """Directions of all images, found when asked for."""
+
+    def __init__(self, moments: Moments, regularization: float, residual_centering: str) -> None:
+        self._given = moments, regularization, residual_centering
+
+    @functools.cached_property
+    def spectrum(self) -> Spectrum:
+        return fisher_spectrum(*self._given)
 
 
 class InvariantInformation(MomentsEstimator):
@@ -493,7 +482,8 @@ class InvariantInformation(MomentsEstimator):
     eigenvalues_ : ndarray (d,)
         Signal-to-noise ratios, descending, on the images that chose the directions: biased.
     components_ : ndarray (d, d)
-        Directions, orthonormal under the residual covariance.
+        Directions, orthonormal under the residual covariance; they and `eigenvalues_` are one eigenproblem, solved when
+        asked for.
     mean_ : ndarray (d,)
     n_folds_ : int
         Folds in use; 0 where there are none.
@@ -563,14 +553,12 @@ class InvariantInformation(MomentsEstimator):
             interval: Any = found.interval(self.confidence)
         except NotEnoughDataError as reason:
             interval = reason.with_traceback(None)
-        spectrum = fisher_spectrum(moments, *options)
         # Nothing below raises: a fit that fails leaves the one before it whole.
         self.moments_, self.method_, self.information_ = moments, method, found.value
         self._interval, self._snr = interval, None
         self._model = ResidualModel(moments.total, *options)
+        self._directions = _Directions(moments.total, *options)
         self.n_folds_ = found.n_folds
-        self.eigenvalues_ = spectrum.eigenvalues
-        self.components_ = np.ascontiguousarray(spectrum.directions.T)
         self.mean_ = moments.total.mean.mean(axis=0)
         self._n_features_out = moments.n_features
         return self
@@ -582,6 +570,18 @@ class InvariantInformation(MomentsEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "information_")
+
+    @property
+    def eigenvalues_(self) -> Vector:
+        """Signal-to-noise ratios, descending, on the images that chose the directions."""
+        check_is_fitted(self)
+        return self._directions.spectrum.eigenvalues
+
+    @property
+    def components_(self) -> Matrix:
+        """Directions, one a row, orthonormal under the residual covariance."""
+        check_is_fitted(self)
+        return self._directions.spectrum.directions.T
 
     @property
     def snr_(self) -> Vector:

@@ -2,7 +2,8 @@
 
 The test of a turn is ours, of known parts. Fold contributions change sign together (Canay, Romano & Shaikh 2017,
 Econometrica 85(3): randomisation tests with few clusters); the greatest of many studentised differences pays for all of
-them (Romano & Wolf 2005, JASA 100(469)); and the error is spent look by look (Lan & DeMets 1983, Biometrika 70(3)).
+them (Romano & Wolf 2005, JASA 100(469)); the error is spent look by look (Lan & DeMets 1983, Biometrika 70(3)); and two
+estimators have to agree (Berger 1982, Technometrics 24(4)).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from icrkit.exceptions import (
     NotEnoughDataError,
 )
 from icrkit.metrics._decomposition import constant_features, traces
+from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
 from icrkit.readings._pairing import check_same_draws, check_same_folds
 from icrkit.readings._reading import Reading, criterion_of, read_features
@@ -97,7 +99,7 @@ def find_turn(
     confidence: float = 0.95,
     random_state: int = 0,
     *,
-    tested: ArrayLike | None = None,
+    second: ArrayLike | None = None,
 ) -> Turn:
     """Whether merit, greater being better, has fallen significantly since its best, looking at every checkpoint.
 
@@ -112,9 +114,8 @@ def find_turn(
         looks.
     random_state : int
         Seed of the sign changes, where there are more than 2^14.
-    tested : array (n_steps,), optional
-        Merits to test in place of `merits`, on the same scale: without a correction that is the same at every step but
-        for its noise, which replicates do not show.
+    second : array (n_steps,), optional
+        The same merits by another estimator, which shares the replicates: a fall must be significant in both.
 
     Returns
     -------
@@ -151,10 +152,15 @@ def find_turn(
     The interval of the fall is that of max_j (mu_j - mu_last), by Bonferroni's t over all j. The fall that is seen,
     from a best that was chosen for being high, is too great on the average.
 
+    Two estimators, where there are two, guard each other: the error is that of the safer (an intersection-union test,
+    Berger 1982). Courses of features give the corrected value, whose correction for heavy tails is noise that folds do
+    not show, and one without that correction, which falls where tails alone grow lighter: ICR from the plug-in of each
+    replicate, information by method "gaussian".
+
     References
     ----------
     Canay, Romano & Shaikh 2017, Econometrica 85(3), 1013-1030, section 2; Romano & Wolf 2005, JASA 100(469), 94-108,
-    section 3; Lan & DeMets 1983, Biometrika 70(3), 659-663.
+    section 3; Lan & DeMets 1983, Biometrika 70(3), 659-663; Berger 1982, Technometrics 24(4), 295-300.
 
     Examples
     --------
@@ -166,17 +172,17 @@ def find_turn(
     >>> turn.best, turn.at
     (2, 4)
     """
-    heights, without, compared = (
-        np.asarray(array, dtype=np.float64) for array in (merits, replicates, merits if tested is None else tested)
+    heights, without, others = (
+        np.asarray(array, dtype=np.float64) for array in (merits, replicates, merits if second is None else second)
     )
-    if heights.ndim != 1 or without.shape[:-1] != heights.shape or compared.shape != heights.shape or not len(heights):
+    if without.ndim != 2 or not heights.shape == others.shape == without.shape[:1] or not len(heights):
         raise ValueError(
-            "merits (n_steps,), replicates (n_steps, n_folds) and, if given, tested (n_steps,) are wanted, not "
-            f"{heights.shape}, {without.shape} and {compared.shape}"
+            "merits (n_steps,), replicates (n_steps, n_folds) and, if given, second (n_steps,) are wanted, not "
+            f"{heights.shape}, {without.shape} and {others.shape}"
         )
     looks = Looks(confidence, random_state)
-    for merit, replicate, other in zip(heights, without, compared, strict=True):
-        looks.add(float(merit), replicate, float(other))
+    for merit, replicate, other in zip(heights, without, others, strict=True):
+        looks.add(float(merit), replicate, None if second is None else float(other))
     return looks.turn()
 
 
@@ -194,9 +200,8 @@ class Looks:
             raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
         self.confidence, self.random_state = confidence, random_state
         self._contributions: list[Vector] = []
-        self._compared: list[Vector] = []
         self._significant: list[bool] = []
-        self._crossed: NDArray[np.bool_] | None = None  # sign changes that crossed at some look
+        self._first, self._second = (_Boundary(1 - confidence, random_state) for _ in range(2))
 
     def check(self, n_folds: int, place: str = "a course") -> None:
         """Refuse too few folds, or other ones than at the looks before."""
@@ -211,40 +216,19 @@ class Looks:
                 "paired over the same folds"
             )
 
-    def add(self, merit: float, replicates: Vector, tested: float | None = None) -> bool:
+    def add(self, merit: float, replicates: Vector, second: float | None = None) -> bool:
         """Look at a new checkpoint: whether it is significantly worse than one before it."""
         g = len(replicates)
         self.check(g)
         fluctuation = (g - 1) * (replicates.mean() - replicates)
-        compared = fluctuation + (merit if tested is None else tested)
-        if not (np.isfinite(compared).all() and np.isfinite(merit)):
+        if not np.isfinite([merit, merit if second is None else second, *fluctuation]).all():
             raise NonFiniteError(f"merit and replicates of checkpoint {len(self._contributions)} are not all finite")
-        found = bool(self._compared) and self._cross(compared)
+        found = self._first.crossed_by(merit + fluctuation)
+        if second is not None:
+            found = self._second.crossed_by(second + fluctuation) and found
         self._contributions.append(merit + fluctuation)
-        self._compared.append(compared)
         self._significant.append(found)
         return found
-
-    def _cross(self, contribution: Vector) -> bool:
-        flips = _flips(len(contribution), self.random_state)
-        k = len(self._compared)
-        differences = np.stack(self._compared) - contribution
-        size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
-        # Where features did not change there is no difference, and nothing to test.
-        unit = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0).astype(np.float32)
-        greatest = np.full(len(flips), -np.inf, dtype=np.float32)
-        for start in range(0, k, 64):
-            np.maximum(greatest, (flips @ unit[start : start + 64].T).max(axis=1), out=greatest)
-        crossed = np.zeros(len(flips), dtype=bool) if self._crossed is None else self._crossed
-        may_cross = int((1 - self.confidence) * k / (k + _HALF) * len(flips)) - int(crossed.sum())
-        if may_cross > 0:
-            left = np.where(crossed, -np.inf, greatest)
-            # No more than may cross lie above: ties stay below.
-            critical = np.partition(left, -may_cross - 1)[-may_cross - 1]
-        else:
-            critical = np.inf
-        self._crossed = crossed | (greatest > critical)
-        return bool(greatest[0] > critical)
 
     def turn(self) -> Turn:
         """What all looks so far say."""
@@ -256,6 +240,40 @@ class Looks:
         low, high = _fall_interval(contributions, self.confidence)
         at = best + int(after[0]) if len(after) else None
         return Turn(best, at, significant, float(merits[best] - merits[-1]), low, high)
+
+
+class _Boundary:
+    """Critical values look by look, from the sign changes that have crossed so far."""
+
+    def __init__(self, error: float, random_state: int) -> None:
+        self._error, self._random_state = error, random_state
+        self._earlier: list[Vector] = []
+        self.crossed: NDArray[np.bool_] | None = None  # sign changes, at some look
+
+    def crossed_by(self, contribution: Vector) -> bool:
+        """Whether this checkpoint is further below an earlier one than the error that is left allows."""
+        k = len(self._earlier)
+        self._earlier.append(contribution)
+        if k == 0:
+            return False
+        flips = _flips(len(contribution), self._random_state)
+        differences = np.stack(self._earlier[:-1]) - contribution
+        size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
+        # Where features did not change there is no difference, and nothing to test.
+        unit = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0).astype(np.float32)
+        greatest = np.full(len(flips), -np.inf, dtype=np.float32)
+        for start in range(0, k, 64):
+            np.maximum(greatest, (flips @ unit[start : start + 64].T).max(axis=1), out=greatest)
+        crossed = np.zeros(len(flips), dtype=bool) if self.crossed is None else self.crossed
+        may_cross = int(self._error * k / (k + _HALF) * len(flips)) - int(crossed.sum())
+        if may_cross > 0:
+            left = np.where(crossed, -np.inf, greatest)
+            # No more than may cross lie above: ties stay below.
+            critical = np.partition(left, -may_cross - 1)[-may_cross - 1]
+        else:
+            critical = np.inf
+        self.crossed = crossed | (greatest > critical)
+        return bool(greatest[0] > critical)
 
 
 @functools.lru_cache(maxsize=4)
@@ -288,33 +306,49 @@ class LevelReading(NamedTuple):
 
     icr: Reading
     information: Reading
+    gaussian: float | None  # information without a correction for heavy tails; None where it is not known
 
     def of(self, criterion: str) -> Reading:
         """That of the criterion."""
         return self.icr if criterion == "icr" else self.information
 
+    def look(self, criterion: str) -> tuple[float, Vector, float | None]:
+        """What the test of a turn wants of it: merit, replicates, and the merit by a second estimator."""
+        reading = self.of(criterion)
+        # Replicates of log Q are plug-ins: their mean is one too.
+        second = float(reading.replicates.mean()) if criterion == "icr" else self.gaussian
+        return reading.merit, reading.replicates, second
+
 
 def read_level(
-    X: Any, place: str, *, n_folds: int, random_state: int, drop_constant: bool, **options: Any
+    X: Any,
+    place: str,
+    *,
+    n_folds: int,
+    random_state: int,
+    drop_constant: bool,
+    regularization: float,
+    confidence: float,
 ) -> tuple[Moments, LevelReading]:
     """Moments of one layer at one level, and what is read off them; ``place`` tells in errors which it is."""
     if isinstance(X, Moments) and X.dims != ("fold",):
         raise NotEnoughDataError(f"{place}: moments need folds: Moments.from_cube(X, n_folds={n_folds})")
+    folds: dict[str, Any] = {"n_folds": n_folds, "random_state": random_state}
     try:
-        if not drop_constant:
-            moments, found = read_features(
-                X, ("icr", "information"), n_folds=n_folds, random_state=random_state, **options
-            )
-            return moments, LevelReading(*found)
-        moments = X
-        if not isinstance(X, Moments):
+        if drop_constant and not isinstance(X, Moments):
             # In float64 at once: what is left is not read a second time.
-            moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state, dtype="float64")
-        varies = np.setdiff1d(np.arange(moments.n_features), constant_features(moments.total))
-        _, found = read_features(moments.select_features(varies), ("icr", "information"), **options)
-        return moments, LevelReading(*found)
+            X = Moments.from_cube(X, dtype="float64", **folds)
+        varying = X
+        if drop_constant:
+            varying = X.select_features(np.setdiff1d(np.arange(X.n_features), constant_features(X.total)))
+        moments, (icr, information) = read_features(
+            varying, ("icr", "information"), confidence=confidence, regularization=regularization, **folds
+        )
+        # Where tau > 0 its bias is not known.
+        gaussian = None if regularization > 0 else float(invariant_information(moments.total, "gaussian"))
     except _READ_ERRORS as error:
         raise type(error)(f"{place}: {error}") from error
+    return X if drop_constant else moments, LevelReading(icr, information, gaussian)
 
 
 def fold_counts(moments: Moments) -> Moments:
@@ -645,8 +679,8 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         coords = {"layer": list(space.layers), "sigma": space.sigmas}
         grid = np.empty((len(space.layers), len(space.sigmas)), dtype=object)
         for at in np.ndindex(grid.shape):
-            chosen = [read.readings[k][at].of(self.criterion) for k in used]
-            grid[at] = Judgement.of(chosen, self.confidence, self.random_state)
+            readings = [read.readings[k][at] for k in used]
+            grid[at] = Judgement.of(readings, self.criterion, self.confidence, self.random_state)
         curve = _curve(read, coords)
         by_level = _by_level(grid, steps[used], coords)
         level = (
@@ -682,12 +716,12 @@ class Judgement(NamedTuple):
     best: float  # value at the best step
 
     @classmethod
-    def of(cls, readings: Sequence[Reading], confidence: float, random_state: int) -> Judgement:
+    def of(cls, readings: Sequence[LevelReading], criterion: str, confidence: float, random_state: int) -> Judgement:
         """Of a course of readings."""
         looks = Looks(confidence, random_state)
         for reading in readings:
-            looks.add(reading.merit, reading.replicates)
-        return cls.at_last(looks.turn(), readings)
+            looks.add(*reading.look(criterion))
+        return cls.at_last(looks.turn(), [reading.of(criterion) for reading in readings])
 
     @classmethod
     def at_last(cls, turn: Turn, readings: Sequence[Reading]) -> Judgement:

@@ -375,7 +375,7 @@ class _Level:
         monitor, reading = self.monitor, readings.of(self.monitor.criterion)
         judged = None
         if step >= monitor.warm_up:
-            self.looks.add(reading.merit, reading.replicates)
+            self.looks.add(*readings.look(monitor.criterion))
             self._steps.append(step)
         self.readings.append(readings)
         if self._steps:
@@ -502,17 +502,17 @@ def _row(state: MonitorState) -> dict[str, Any]:
 _KEPT = ("value", "low", "high", "merit", "n_images", "n_views", "n_features")
 
 
-def _reading_to_json(found: LevelReading) -> list[dict[str, Any]]:
-    return [
-        {name: getattr(reading, name) for name in _KEPT} | {"replicates": reading.replicates.tolist()}
-        for reading in found
-    ]
+def _reading_to_json(found: LevelReading) -> dict[str, Any]:
+    rows: dict[str, Any] = {
+        name: {key: getattr(found.of(name), key) for key in _KEPT} | {"replicates": found.of(name).replicates.tolist()}
+        for name in ("icr", "information")
+    }
+    return rows | {"gaussian": found.gaussian}
 
 
-def _reading_from_json(row: list[dict[str, Any]]) -> LevelReading:
-    return LevelReading(
-        *(
-            Reading(criterion=criterion_of(name), **one | {"replicates": np.array(one["replicates"])})
-            for name, one in zip(LevelReading._fields, row, strict=True)
-        )
+def _reading_from_json(row: dict[str, Any]) -> LevelReading:
+    icr, information = (
+        Reading(criterion=criterion_of(name), **row[name] | {"replicates": np.array(row[name]["replicates"])})
+        for name in ("icr", "information")
     )
+    return LevelReading(icr, information, row["gaussian"])

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 import icrkit as ik
 from icrkit.metrics._information import invariant_information
-from icrkit.readings._course import find_turn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -31,7 +30,7 @@ def load() -> ModuleType:
 STUDY = load()
 
 
-@pytest.mark.parametrize("residual", ["gaussian", "heavy", "classes"])
+@pytest.mark.parametrize("residual", ["gaussian", "heavy", "lighter", "classes"])
 @pytest.mark.parametrize("link", [0.0, 0.9])
 def test_the_truth_is_that_of_many_images(residual, link):
     # Class means are drawn anew for each course, and add to its truth what is the same at every checkpoint.
@@ -53,7 +52,7 @@ def test_flat_courses_are_flat_and_draws_are_linked():
     assert np.ptp(found) < 0.06 * np.mean(found)
     for link, least, most in ((0.0, -0.1, 0.2), (0.9, 0.7, 0.95), (0.99, 0.95, 1.0)):
         cell = STUDY.Cell("flat", "merits", link=link, folds=20)
-        courses = [STUDY.read_course(cell, seed)[0][:2] for seed in range(300)]
+        courses = [STUDY.read_course(cell, seed).values[:2] for seed in range(300)]
         assert least < np.corrcoef(np.transpose(courses))[0, 1] < most
 
 
@@ -61,11 +60,11 @@ def test_merits_pair_with_their_replicates():
     cell = STUDY.Cell("flat", "merits", residual="skewed", folds=10)
     errors, falls = [], []
     for seed in range(300):
-        merits, replicates = STUDY.read_course(cell, seed)
-        folds = STUDY.contributions(merits, replicates)
-        np.testing.assert_allclose(folds.mean(axis=1), merits)
+        course = STUDY.read_course(cell, seed)
+        folds = STUDY.contributions(course)
+        np.testing.assert_allclose(folds.mean(axis=1), course.values)
         errors.append((folds[0] - folds[1]).var(ddof=1) / 10)
-        falls.append(merits[0] - merits[1])
+        falls.append(course.values[0] - course.values[1])
     assert np.var(falls) == pytest.approx(np.mean(errors), rel=0.2)
 
 
@@ -74,7 +73,7 @@ def test_a_rule_sees_a_fall_and_is_blind_to_a_rise():
     for rule, judge in STUDY.RULES.items():
         for course, expected in ((folds, False), (folds[::-1], True)):
             merits, without = course.mean(axis=1), (course.sum(axis=1, keepdims=True) - course) / 19
-            assert judge(merits, without)[-1] == expected, rule
+            assert judge(STUDY.Course(merits, without, merits))[-1] == expected, rule
     assert sum(STUDY.spent(k) for k in range(1, 2000)) < 0.05
 
 
@@ -91,14 +90,22 @@ def test_the_study_runs(tmp_path, monkeypatch):
     assert result.exit_code == 0 and "| flat | merits |" in result.output
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["rule"] for row in rows] == [*STUDY.RULES] * 3
-    assert rows[0]["fall_coverage"] and not rows[-6]["fall_coverage"] and rows[-6]["repeats"] == "2"
+    assert rows[0]["fall_coverage"] and not rows[-7]["fall_coverage"] and rows[-7]["repeats"] == "2"
 
 
 def test_a_network_is_read_under_fresh_draws(monkeypatch):
     cube = ik.datasets.load_fashion_cube().select(sigma=0.3).level().to_numpy().astype(np.float32)
     monkeypatch.setattr(STUDY, "features_of_network", lambda: [np.tile(cube, (6, 1, 1))] * 3)
-    merits, replicates = STUDY.read_course(STUDY.NETWORK[0], 0)
-    assert replicates.shape == (3, 20) and np.ptp(merits) == 0 and not find_turn(merits, replicates).turned
+    course = STUDY.read_course(STUDY.NETWORK[0], 0)
+    assert course.replicates.shape == (3, 20) and np.ptp(course.values) == 0 and not STUDY.turn_of(course).turned
+
+
+def test_tails_keep_their_variance_while_they_grow_lighter():
+    rng = np.random.default_rng(0)
+    tails = 3 * rng.gamma(2.0, 0.5, 400_000) / rng.chisquare(5, 400_000)
+    for power in (0.0, 0.3, 0.8):
+        assert np.mean(tails**power) == pytest.approx(STUDY.mean_of_power(power), rel=0.01)
+    assert STUDY.mean_of_power(1.0) == pytest.approx(1.0)
 
 
 # ---- the committed table --------------------------------------------------------------------------------------------

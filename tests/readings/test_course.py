@@ -120,8 +120,21 @@ def test_no_more_sign_changes_cross_than_may(seed, n_steps, confidence):
     for merit, replicates in zip(*flat_course(rng, n_steps, 10, tails=3), strict=True):
         looks.add(merit, replicates)
     k = n_steps - 1
-    assert looks._crossed is not None
-    assert looks._crossed.mean() <= (1 - confidence) * k / (k + 10)
+    assert looks._first.crossed is not None
+    assert looks._first.crossed.mean() <= (1 - confidence) * k / (k + 10)
+
+
+def test_two_estimators_must_agree():
+    rng = np.random.default_rng(0)
+    heights, without = from_folds(np.array([1.0, 3.0, 2.0, 1.0])[:, None] + 0.1 * rng.standard_normal((4, 20)))
+    alone = find_turn(heights, without)
+    assert alone.significant.tolist() == [False, False, True, True]
+    assert find_turn(heights, without, second=heights + 7.0).significant.tolist() == alone.significant.tolist()
+    half = find_turn(heights, without, second=np.array([1.0, 3.0, 3.0, 1.0]))
+    assert half.significant.tolist() == [False, False, False, True]
+    # Where the course is best, and how far it fell, is what the first of them says.
+    assert (half.best, half.fall, half.low, half.high) == (alone.best, alone.fall, alone.low, alone.high)
+    assert not find_turn(heights, without, second=np.arange(4.0)).turned
 
 
 def test_flat_courses_seldom_turn_where_the_naive_rule_nearly_always_does():
@@ -178,6 +191,7 @@ def test_one_checkpoint_is_the_best_of_itself():
         ([1, 2, 3], np.ones((2, 8)), 0.95, ValueError, r"\(n_steps,\)"),
         ([], np.ones((0, 8)), 0.95, ValueError, r"\(n_steps,\)"),
         ([1, 2], np.ones((2, 8)), 1.0, ValueError, "between 0 and 1"),
+        ([[1, 2]], np.ones((2, 8)), 0.95, ValueError, r"\(n_steps,\)"),
     ],
 )
 def test_find_turn_refuses(heights, without, confidence, error, words):
@@ -443,8 +457,32 @@ def test_a_fit_that_fails_leaves_the_one_before(cubes):
     assert course.best_step_ == 300
 
 
-def test_readings_of_a_course_are_the_merits_it_tests(course, cubes):
-    readings = [read(Moments.from_cube(cube, n_folds=20), "information") for cube in cubes.values()]
-    turn = find_turn(*merits(readings))
+@pytest.mark.parametrize("criterion", ["information", "icr"])
+def test_what_a_course_tests_is_read_off_each_checkpoint(criterion):
+    # So few images that the two estimators differ.
+    cubes = {k: make_heavy(icr, k) for k, icr in enumerate([0.7, 0.3, 0.4, 0.45, 0.5, 0.6])}
+    course = TrainingCourse(criterion).fit(cubes)
+    moments = [Moments.from_cube(h, n_folds=20) for h in cubes.values()]
+    heights, without = merits([read(m, criterion) for m in moments])
+    second = [invariant_information(m, "gaussian") for m in moments]
+    if criterion == "icr":
+        second = without.mean(axis=1)
+        plug_in = [np.log(1 / ik.icr(m) - 1 + 1 / 2) for m in moments]
+        np.testing.assert_allclose(second, plug_in, atol=0.15)
+    turn = find_turn(heights, without, second=second)
     assert turn.significant.tolist() == course.turn_.significant.tolist()
     assert (turn.fall, turn.low, turn.high) == (course.turn_.fall, course.turn_.low, course.turn_.high)
+    assert np.abs(heights - second).min() > 0.05
+
+
+def make_heavy(icr: float, seed: int) -> np.ndarray:
+    """Heavy-tailed features under fresh draws."""
+    cube = ik.datasets.make_heavy_cube(n_images=120, n_features=20, icr=icr, random_state=seed)
+    return cube.level().to_numpy()
+
+
+def test_a_regularised_course_has_one_estimator_of_information(cubes):
+    course = TrainingCourse(regularization=0.1).fit(cubes)
+    readings = [read(Moments.from_cube(cube, n_folds=20), "information", regularization=0.1) for cube in cubes.values()]
+    assert find_turn(*merits(readings)).significant.tolist() == course.turn_.significant.tolist()
+    assert course.turned_at_ == 400

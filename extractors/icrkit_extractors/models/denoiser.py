@@ -13,14 +13,15 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SmallUNet", "edm_loss", "held_out_loss", "noise_levels", "sample", "seeded_unet", "train"]
+__all__ = ["SmallUNet", "edm_loss", "held_out_loss", "noise_levels", "one_thread", "sample", "seeded_unet", "train"]
 
 # Images in one forward pass where there is no gradient.
 _BATCH = 256
@@ -139,6 +140,21 @@ def seeded_unet(*, channels: int = 1, resolution: int = 16, width: int = 32, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SmallUNet(channels, resolution, width).to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside, and on as many as before afterwards.
+
+    For networks as small as these more threads gain little, lose much where other work shares the processor, and round
+    their sums in another order: on one thread a training takes the same course whatever the number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def edm_loss(net: nn.Module, x0: Tensor, log_sigma: Tensor, noise: Tensor, sigma_data: float = 0.5) -> Tensor:

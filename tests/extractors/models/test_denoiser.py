@@ -14,6 +14,7 @@ from icrkit_extractors.models.denoiser import (  # noqa: E402
     edm_loss,
     held_out_loss,
     noise_levels,
+    one_thread,
     sample,
     seeded_unet,
     train,
@@ -162,6 +163,18 @@ def test_weights_depend_on_the_seed_alone():
         assert torch.equal(value, want[name])
     other = seeded_unet(resolution=8, width=8, seed=5).state_dict()
     assert not torch.equal(other["conv_in.weight"], want["conv_in.weight"])
+
+
+def test_threads_are_given_back_whatever_happens():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_training_lowers_the_loss_and_what_it_generates_nears_the_data():
