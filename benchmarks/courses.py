@@ -2,21 +2,25 @@
 
     python benchmarks/courses.py train --out runs/courses        # two hours of one core; --only digits-128 for a part
     python benchmarks/courses.py measure --out runs/courses      # features, losses and samples of every checkpoint
+    python benchmarks/courses.py read --out runs/courses         # what the readings say; writes results/courses.csv
 
 Each course is one network, trained from scratch by :func:`icrkit_extractors.models.denoiser.train` on some images of
 one data set; its averaged weights are kept at 20 steps a factor 1.25 apart. Digits are scikit-learn's, Fashion-MNIST
 is Debian's package ``dataset-fashion-mnist`` (``--data`` names its folder). The images that train the network, and
-those held out, are drawn by the course's seed. Features are of 500 held-out images in 4 views. Needs the ``torch``
-extra.
+those held out, are drawn by the course's seed. Features are of 500 held-out images in 4 views. ``courses.csv`` has a
+row for each course, layer and noise level: the step at which the held-out loss of that level was lowest, information
+highest and ICR lowest, how many checkpoints these lie apart (negative: before the loss), where each turned, and where
+more than 5 % of 256 generated images were copies; ``courses_curves.csv`` has the curves. Needs the ``torch`` extra.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -35,6 +39,8 @@ SIGMAS = (0.1, 0.3, 0.6)
 N_LOSS_DRAWS = 4
 N_SAMPLES = 256
 N_VIEWS = 4
+MANY_COPIES = 0.05
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +180,108 @@ def measure_courses(data: str, out: Path, only: str, threads: int) -> None:
             )
         write_rows(folder / "curve.csv", rows)
         click.echo(f"{course.name}: {time.perf_counter() - begun:.0f} s")
+
+
+@main.command("read")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--only", default="", help="Courses whose name begins so.")
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def read_courses(out: Path, only: str, results: Path) -> None:
+    """Tables of every course that is measured."""
+    rows: list[dict[str, object]] = []
+    curves: list[dict[str, object]] = []
+    for course in COURSES:
+        folder = out / course.name
+        if not course.name.startswith(only) or not (folder / "curve.csv").exists():
+            continue
+        with (folder / "curve.csv").open() as file:
+            measured = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        cubes = [ik.open_cube(folder / f"step-{step:08d}.cube") for step in course.steps]
+        found = ik.TrainingCourse().fit(cubes)
+        rows += rows_of(course, found, measured)
+        curves += curves_of(course, found, measured)
+    write_rows(results / "courses.csv", rows)
+    write_rows(results / "courses_curves.csv", curves)
+    click.echo(summary(rows))
+
+
+def identity(course: Course) -> dict[str, object]:
+    """The columns that say which course it is."""
+    return {"data": course.data, "images": course.n_images, "width": course.width, "steps": course.n_steps,
+            "seed": course.seed}  # fmt: skip
+
+
+def rows_of(
+    course: Course, found: ik.TrainingCourse, measured: Sequence[Mapping[str, float]]
+) -> Iterator[dict[str, object]]:
+    """A row for each layer and level."""
+    steps = list(course.steps)
+    copied = [step for step, row in zip(steps, measured, strict=True) if row["copies"] > MANY_COPIES]
+    fits = {criterion: found.with_criterion(criterion) for criterion in ("information", "icr")}
+    for layer, sigma in itertools.product(found.curve_["layer"].to_numpy(), SIGMAS):
+        losses_here = [row[f"loss_heldout_{sigma:g}"] for row in measured]
+        row: dict[str, object] = identity(course) | {"layer": layer, "sigma": sigma}
+        row["loss_best"] = steps[int(np.argmin(losses_here))]
+        row["loss_rise"] = losses_here[-1] / min(losses_here) - 1
+        for criterion, fit in fits.items():
+            judged = fit.by_level_.sel(layer=layer, sigma=sigma)
+            best, turned_at = int(judged["best_step"]), float(judged["turned_at"])
+            value = fit.curve_[criterion].sel(layer=layer, sigma=sigma, step=best)
+            row[f"{criterion}_best"] = best
+            row[f"{criterion}_apart"] = steps.index(best) - steps.index(int(str(row["loss_best"])))
+            row[f"{criterion}_turned_at"] = "" if np.isnan(turned_at) else int(turned_at)
+            row[f"{criterion}_fall"] = float(judged["fall"] / value)
+            row[f"{criterion}_fall_low"], row[f"{criterion}_fall_high"] = (
+                float(judged[end] / value) for end in ("fall_low", "fall_high")
+            )
+        row["copies_from"] = copied[0] if copied else ""
+        yield row
+
+
+def curves_of(
+    course: Course, found: ik.TrainingCourse, measured: Sequence[Mapping[str, float]]
+) -> Iterator[dict[str, object]]:
+    """A row for each layer, level and step."""
+    names = ("information", "information_low", "information_high", "icr", "icr_low", "icr_high")
+    for layer, sigma in itertools.product(found.curve_["layer"].to_numpy(), SIGMAS):
+        for row in measured:
+            at = found.curve_.sel(layer=layer, sigma=sigma, step=int(row["step"]))
+            yield identity(course) | {
+                "layer": layer,
+                "sigma": sigma,
+                "step": int(row["step"]),
+                "loss_heldout": row[f"loss_heldout_{sigma:g}"],
+                "copies": row["copies"],
+                **{name: float(at[name]) for name in names},
+            }
+
+
+def summary(rows: Sequence[Mapping[str, object]]) -> str:
+    """A line for each kind of course, layer and level; of seeds the least, the greatest and (the median)."""
+    head = ["course", "seeds", "layer", "σ", "loss lowest", "information highest", "apart", "turned", "ICR lowest",
+            "apart", "turned", "copies above 5 %"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    by_kind: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for row in rows:
+        kind = tuple(row[name] for name in ("data", "images", "width", "steps", "layer", "sigma"))
+        by_kind.setdefault(kind, []).append(row)
+    for (data, images, width, steps, layer, sigma), group in by_kind.items():
+        cells = [f"{data} {images}, width {width}, {steps} steps", len(group), layer, sigma, spread(group, "loss_best")]
+        for criterion in ("information", "icr"):
+            turned = sum(row[f"{criterion}_turned_at"] != "" for row in group)
+            cells += [spread(group, f"{criterion}_best"), spread(group, f"{criterion}_apart", "+d"), turned]
+        copied = sum(row["copies_from"] != "" for row in group)
+        lines.append("| " + " | ".join(map(str, [*cells, copied])) + " |")
+    return "\n".join(lines)
+
+
+def spread(group: Sequence[Mapping[str, object]], name: str, how: str = "d") -> str:
+    """Least to greatest, and the median between them."""
+    values = sorted(int(str(row[name])) for row in group)
+    middle = values[(len(values) - 1) // 2]
+    ends = sorted({values[0], values[-1]})
+    told = " to ".join(f"{value:{how}}" for value in ends)
+    return told if len(ends) == 1 else f"{told} ({middle:{how}})"
 
 
 def _flat(images: NDArray[np.floating]) -> NDArray[np.floating]:

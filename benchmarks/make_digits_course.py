@@ -42,8 +42,9 @@ N_SHIPPED = 256
 
 def rows_of(seed: int, checkpoints: list[Checkpoint], cubes: list[ik.Cube]) -> Iterator[dict[str, Any]]:
     """A row for each layer, level and checkpoint."""
-    fits = {name: TrainingCourse(name).fit(cubes) for name in ("information", "icr")}
-    curve = fits["information"].curve_
+    course = TrainingCourse().fit(cubes)
+    fits = {name: course.with_criterion(name) for name in ("information", "icr")}
+    curve = course.curve_
     for layer in curve["layer"].to_numpy():
         for sigma in curve["sigma"].to_numpy():
             level = {"layer": layer, "sigma": sigma}

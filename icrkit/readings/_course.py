@@ -18,7 +18,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from icrkit.cube import Cube, from_arrays
@@ -675,35 +676,76 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         if len(used) < 3:
             late = f" from step {self.warm_up} on" if self.warm_up > 0 else ""
             raise NotEnoughDataError(f"a course needs at least three checkpoints, and has {len(used)}{late}")
-        space, steps = read.first, np.array(read.steps)
-        coords = {"layer": list(space.layers), "sigma": space.sigmas}
-        grid = np.empty((len(space.layers), len(space.sigmas)), dtype=object)
-        for at in np.ndindex(grid.shape):
-            readings = [read.readings[k][at] for k in used]
-            grid[at] = Judgement.of(readings, self.criterion, self.confidence, self.random_state)
-        curve = _curve(read, coords)
-        by_level = _by_level(grid, steps[used], coords)
+        space = read.first
         level = (
             headline_level(space.sigmas, trained_range_of(space.cube))
             if self.sigma is None
             else space.level_of(self.sigma)
         )
+        curve = _curve(read, {"layer": list(space.layers), "sigma": space.sigmas})
+        self._judge(_Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], level))
+        return self
+
+    def with_criterion(self, criterion: str) -> Self:
+        """The same course by another criterion; nothing is read again.
+
+        Parameters
+        ----------
+        criterion : {"information", "icr"}
+
+        Returns
+        -------
+        TrainingCourse
+            A new one, fitted, of the same `curve_`.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            An unknown criterion.
+        """
+        check_is_fitted(self, "curve_")
+        criterion_of(criterion)
+        other: Self = clone(self).set_params(criterion=criterion)
+        other._judge(self._readings)
+        return other
+
+    def _judge(self, read: _Readings) -> None:
+        """Find the turns."""
+        curve, steps = read.curve, read.steps
+        layers, sigmas = curve["layer"].to_numpy(), curve["sigma"].to_numpy()
+        grid = np.empty((len(layers), len(sigmas)), dtype=object)
+        for at in np.ndindex(grid.shape):
+            readings = [one[at] for one in read.readings]
+            grid[at] = Judgement.of(readings, self.criterion, self.confidence, self.random_state)
+        by_level = _by_level(grid, steps, {"layer": layers, "sigma": sigmas})
         if self.layer is None:
-            at_best = curve["information"].isel(sigma=level).sel(step=by_level["best_step"].isel(sigma=level))
+            best_steps = by_level["best_step"].isel(sigma=read.level)
+            at_best = curve["information"].isel(sigma=read.level).sel(step=best_steps)
             layer = int(at_best.to_numpy().argmax())
         else:
-            layer = space.layers.index(self.layer)
+            layer = int(np.flatnonzero(layers == self.layer)[0])
         # Nothing below raises: a fit that fails leaves the one before it whole.
-        judged: Judgement = grid[layer, level]
+        judged: Judgement = grid[layer, read.level]
+        self._readings = read
         self.curve_, self.by_level_ = curve, by_level
-        self.layer_, self.sigma_ = space.layers[layer], float(space.sigmas[level])
+        self.layer_, self.sigma_ = str(layers[layer]), float(sigmas[read.level])
         self.turn_ = judged.turn
-        self.best_step_ = int(steps[used][judged.turn.best])
+        self.best_step_ = int(steps[judged.turn.best])
         self.turned_ = judged.turn.turned
-        self.turned_at_ = None if judged.turn.at is None else int(steps[used][judged.turn.at])
+        self.turned_at_ = None if judged.turn.at is None else int(steps[judged.turn.at])
         self.fall_, self.fall_interval_ = judged.fall, (judged.low, judged.high)
         self.relative_fall_ = judged.fall / judged.best
-        return self
+
+
+class _Readings(NamedTuple):
+    """What was read off a course: numbers only."""
+
+    curve: xr.Dataset
+    readings: list[Any]  # by step after the warm-up: array (layer, sigma) of LevelReading
+    steps: NDArray[np.int64]  # after the warm-up
+    level: int  # of the headline
 
 
 class Judgement(NamedTuple):

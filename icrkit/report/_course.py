@@ -192,9 +192,7 @@ class Course:
         checkpoints = list(cubes)
         # The criterion is checked by the first fit.
         fitted = TrainingCourse(criterion, layer, sigma, warm_up=warm_up).fit(checkpoints, progress=progress)
-        other = TrainingCourse(TERMS[criterion].other, layer, sigma, warm_up=warm_up).fit(
-            checkpoints, progress=progress
-        )
+        other = fitted.with_criterion(TERMS[criterion].other)
         held = [item if isinstance(item, Cube) else item[1] for item in checkpoints]
         first, steps = held[0], fitted.curve_["step"].to_numpy()
         alike = {

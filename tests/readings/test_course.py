@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 import icrkit as ik
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
@@ -273,6 +275,18 @@ def test_icr_is_a_criterion_too(cubes, course):
     assert by_icr.fall_ == pytest.approx(float(value[4] - value[2]))
     low, high = by_icr.fall_interval_
     assert 0 < low < 0.1 < high < 0.2
+
+
+def test_the_other_criterion_needs_no_second_reading(cubes, course):
+    by_icr, switched = TrainingCourse("icr").fit(cubes), course.with_criterion("icr")
+    assert course.criterion == "information" and switched.fall_interval_ == by_icr.fall_interval_
+    assert switched.get_params() == by_icr.get_params()
+    xr.testing.assert_identical(switched.by_level_, by_icr.by_level_)
+    xr.testing.assert_identical(switched.curve_, by_icr.curve_)
+    with pytest.raises(ValueError, match="loss"):
+        switched.with_criterion("loss")
+    with pytest.raises(NotFittedError):
+        TrainingCourse().with_criterion("icr")
 
 
 def test_every_way_of_giving_a_course_is_the_same(cubes, course):
