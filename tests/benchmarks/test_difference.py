@@ -56,6 +56,10 @@ def test_the_committed_study_holds_what_the_documentation_says():
         assert float(row["coverage"]) >= 0.93 - slack, row
         if row["true_icr_a"] == row["true_icr_b"]:
             assert float(row["rejected"]) <= 0.07 + slack, row
-    # Directions of other folds make errors that are too small.
-    crossfit = [float(row["coverage"]) for row in rows if row["quantity"] == "information, crossfit"]
-    assert min(crossfit) < 0.93
+    # Directions of other folds make errors that are too small where images are few and residuals elliptical.
+    few = [row for row in rows if row["images_per_feature"] == "4" and row["residual"] != "classes"]
+    coverage = {
+        quantity: np.mean([float(row["coverage"]) for row in few if row["quantity"] == quantity])
+        for quantity in study.QUANTITIES
+    }
+    assert coverage["information, crossfit"] < 0.935 < 0.96 < min(coverage["icr"], coverage["information"])

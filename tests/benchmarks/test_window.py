@@ -88,3 +88,8 @@ def test_the_committed_study_holds_what_the_documentation_says():
     sizes = {name: np.array([float(row["set_size"]) for row in found]) for name, found in by_method.items()}
     assert (sizes["rotation"] <= sizes["bonferroni"] + 0.03).all()
     assert sizes["rotation"].sum() < sizes["bonferroni"].sum() < sizes["mcs rotation"].sum()
+    # What the model confidence set promises of all equal levels it keeps with rotations, and not with a bootstrap.
+    flat = [row for row in by_method["mcs rotation"] if row["curve"] == "flat"]
+    assert all(float(row["coverage_of_all"]) >= 0.92 for row in flat)
+    flat = [row for row in by_method["mcs bootstrap"] if row["curve"] == "flat"]
+    assert min(float(row["coverage_of_all"]) for row in flat) < 0.75
