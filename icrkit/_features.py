@@ -165,7 +165,7 @@ def as_features(
         Image of each row.
     normalize : {None, "l2"}
     min_views, min_images : int
-        What the caller needs.
+        What the caller needs. `Features` may hold fewer images: who read them said how many it takes.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def as_features(
     else:
         found = _from_array(_as_numpy(X), n_views, groups)
     n, v, _ = found.shape
-    if n < min_images:
+    if n < min_images and not isinstance(X, Features):
         raise NotEnoughDataError(f"{found.name} has n_samples={n} image(s); at least {min_images} images are needed")
     if v < min_views:
         raise NotEnoughDataError(

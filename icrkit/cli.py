@@ -386,7 +386,7 @@ def memorization(
 ) -> None:
     """Share of GENERATED images that copy one of TRAINING.
 
-    Both are cubes, or files of features: .npy, .npz, .safetensors, .pt; a two-dimensional .npy holds one image a row.
+    Both are cubes, or files of features: .npy, .npz, .safetensors, .pt; a two-dimensional array holds one image a row.
     Use an encoder made for the purpose: the threshold is that of SSCD, a copy-detection network, and means nothing with
     other features. Where both are the same file, no image is compared with itself.
     """

@@ -27,7 +27,8 @@ def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "dige
     ----------
     path : str or Path
         A store written by `CubeWriter`; a packed or other NetCDF4 file (.h5, .nc); .zarr, through xarray; .npy, .npz,
-        .safetensors, .pt with arrays (image, view, feature) or (image, view, sigma, feature).
+        .safetensors, .pt with arrays (image, view, feature), (image, view, sigma, feature), or (row, feature), each row
+        an image of one view.
     allow_partial : bool
         Open a store whose extraction has not ended, with the blocks that are there.
     verify : {"digest", "size"}

@@ -36,17 +36,26 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     def _features(
-        self, X: Any, *, groups: Any = None, reset: bool, normalize: str | None = None, min_views: int = 2
+        self,
+        X: Any,
+        *,
+        groups: Any = None,
+        reset: bool,
+        normalize: str | None = None,
+        min_views: int = 2,
+        min_images: int = 2,
     ) -> Features:
         n_views = getattr(self, "n_views", None)
+        needs: dict[str, Any] = {"normalize": normalize, "min_views": min_views, "min_images": min_images}
         if not is_table(X):
-            features = as_features(X, groups=groups, normalize=normalize, min_views=min_views)
+            features = as_features(X, groups=groups, **needs)
             self._check_n_features_of(features.shape[2], reset=reset)
             return features
         X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
-        if groups is None and len(X) < 2 * (n_views or 2):
-            raise ValueError(f"n_samples={len(X)} rows are fewer than two images of n_views={n_views} rows")
-        return as_features(X, n_views=n_views, groups=groups, normalize=normalize, min_views=min_views)
+        if groups is None and len(X) < min_images * (n_views or 2):
+            images = "an image" if min_images == 1 else "two images"
+            raise ValueError(f"n_samples={len(X)} rows are fewer than {images} of n_views={n_views} rows")
+        return as_features(X, n_views=n_views, groups=groups, **needs)
 
     def _row_features(self, X: Any, *, reset: bool, min_images: int = 2) -> Features:
         """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
@@ -159,7 +168,8 @@ class FromMoments(CubeEstimator):
     def _add(self, X: Any, groups: Any = None) -> Self:
         """Add the images of X to `moments_`, and finish."""
         first = not hasattr(self, "moments_")
-        features = self._read(X, groups, reset=first)
+        # A stream may end with one image; it begins with two, which tell whether there are views of images at all.
+        features = self._read(X, groups, reset=first, min_images=2 if first else 1)
         if not first and np.array_equal(features.image_ids, np.arange(features.shape[0])):
             # Images without ids of their own count on from those seen so far: folds are drawn by them.
             seen = int(self.moments_.total.n_images)
@@ -176,9 +186,9 @@ class FromMoments(CubeEstimator):
             raise ValueError(f"normalize={normalize!r} needs features; moments hold none any more")
         self._check_n_features_of(moments.n_features, reset=reset)
 
-    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
+    def _read(self, X: Any, groups: Any = None, *, reset: bool, min_images: int | None = None) -> Features:
         """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
-        return self._row_features(X, reset=reset, min_images=2 if reset else self.least_images)
+        return self._row_features(X, reset=reset, min_images=min_images or (2 if reset else self.least_images))
 
     def _own_moments(self, given: Features | Moments) -> Moments:
         """Moments of the rows that a parameter ``views`` names, where there is one, else of all views with folds."""
@@ -254,8 +264,9 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         """
         return self._add(X, groups)
 
-    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
-        return self._features(X, groups=groups, reset=reset, normalize=getattr(self, "normalize", None))
+    def _read(self, X: Any, groups: Any = None, *, reset: bool, min_images: int | None = None) -> Features:
+        normalize = getattr(self, "normalize", None)
+        return self._features(X, groups=groups, reset=reset, normalize=normalize, min_images=min_images or 2)
 
     def _own_moments(self, given: Features | Moments) -> Moments:
         if isinstance(given, Moments):

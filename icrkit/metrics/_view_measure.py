@@ -87,8 +87,9 @@ class ViewMeasure(Measure):
         """The number on X, signed so that greater is better."""
         return self._score(X, y, groups)
 
-    def _read(self, X: Any, groups: Any = None, *, reset: bool) -> Features:
-        return self._features(X, groups=groups, reset=reset, normalize=getattr(self, "normalize", None))
+    def _read(self, X: Any, groups: Any = None, *, reset: bool, min_images: int | None = None) -> Features:
+        normalize = getattr(self, "normalize", None)
+        return self._features(X, groups=groups, reset=reset, normalize=normalize, min_images=min_images or 2)
 
     def _own_moments(self, given: Features | Moments) -> Moments:
         return view_moments(given)

@@ -50,6 +50,19 @@ def test_a_stream_of_images_without_ids_fills_all_folds(how):
         assert est.icr_crossfit_ == pytest.approx(ik.ICREstimator().fit(h).icr_crossfit_, rel=1e-9)
 
 
+def test_a_stream_may_end_with_one_image_and_not_begin_with_it():
+    h = features(201)
+    whole = ik.ICREstimator(n_views=2).fit(h)
+    for blocks in (h, h.reshape(402, -1)):
+        cut = len(blocks) // 201 * 200
+        stream = ik.ICREstimator(n_views=2).partial_fit(blocks[:cut]).partial_fit(blocks[cut:])
+        assert stream.icr_crossfit_ == pytest.approx(whole.icr_crossfit_, rel=1e-9)
+        with pytest.raises(ValueError, match=r"two images|at least 2"):
+            ik.ICREstimator(n_views=2).partial_fit(blocks[cut:])
+    with pytest.raises(ValueError, match="minimum of 2"):  # half an image
+        stream.partial_fit(h[0, :1])
+
+
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 123.456])
 @pytest.mark.parametrize("n", [300, 301])
 def test_a_constant_stays_exactly_constant_through_folds_and_merges(value, n):
@@ -185,7 +198,7 @@ def test_every_measure_that_takes_moments_is_tested():
 def test_a_stream_is_the_whole(est, offset):
     h = features(61, d=8) * np.geomspace(1, 3, 8) + offset
     whole = clone(est).fit(h)
-    for cuts in ([2], [20, 40], [7, 11, 50]):
+    for cuts in ([2], [20, 40], [7, 11, 50], [40, 60]):  # the last: it ends with one image
         stream = clone(est)
         for block in np.split(h, cuts):
             assert stream.partial_fit(block) is stream
