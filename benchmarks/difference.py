@@ -9,16 +9,13 @@ how often p is below .05, the bias of the difference, and the interval's half-wi
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import click
 import numpy as np
-from joblib import Parallel, delayed
+import window
+from study import run_cells
 
 from icrkit.metrics._information import information
 from icrkit.moments import Moments
@@ -35,25 +32,14 @@ CELLS: list[Cell] = [
 ]
 
 
-def window_study() -> ModuleType:
-    """benchmarks/window.py, which makes the features."""
-    if "benchmark_window" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("benchmark_window", Path(__file__).parent / "window.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules["benchmark_window"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["benchmark_window"]
-
-
 def true_information(law: str, icr: float, seed: int) -> float:
     """1/2 sum log(1 + lambda) of the law from which the features of one seed are drawn."""
-    study = window_study()
-    d = study.N_FEATURES
+    d = window.N_FEATURES
     ratios = np.geomspace(1.0, 0.01, d)
     ratios *= (1 / icr - 1) / ratios.mean()
     if law != "classes":
         return float(0.5 * np.log1p(ratios).sum())
-    means = study.class_means(np.random.default_rng(seed))
+    means = window.class_means(np.random.default_rng(seed))
     scale = np.sqrt(ratios)
     invariant = scale * (0.5 * np.eye(d) + 0.5 * means.T @ means / len(means)) * scale[:, None]
     return float(0.5 * np.linalg.slogdet(np.eye(d) + invariant)[1])
@@ -71,8 +57,7 @@ def crossfit_reading(moments: Moments) -> Reading:
 def one_repeat(cell: Cell, seed: int) -> list[tuple[float, ...]]:
     """By quantity: error of the difference, whether the interval covers it, whether p < .05, and the half-width."""
     law, ratio, truth = cell
-    study = window_study()
-    h = study.features(np.random.default_rng(seed), law, np.array(truth), round(ratio * study.N_FEATURES), 2)
+    h = window.features(np.random.default_rng(seed), law, np.array(truth), round(ratio * window.N_FEATURES), 2)
     moments = [Moments.from_cube(h[:, :, k], n_folds=10) for k in range(2)]
     true_change = [truth[1] - truth[0]]
     true_change += [true_information(law, truth[1], seed) - true_information(law, truth[0], seed)] * 2
@@ -118,16 +103,7 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell; ten minutes on one core."""
-    rows: list[dict[str, object]] = []
-    tasks = (delayed(run_cell)(cell, repeats) for cell in CELLS[:cells])
-    with click.progressbar(Parallel(n_jobs=jobs, return_as="generator")(tasks), length=cells) as results:
-        for found in results:
-            rows += found
-            with out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, found[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-    click.echo(table(rows))
+    click.echo(table(run_cells(run_cell, ((cell, repeats) for cell in CELLS[:cells]), jobs, out)))
 
 
 def table(rows: list[dict[str, object]]) -> str:

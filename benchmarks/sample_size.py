@@ -9,13 +9,12 @@ half-width that so many images give, relative to the wanted one (root mean squar
 
 from __future__ import annotations
 
-import csv
 import itertools
 from pathlib import Path
 
 import click
 import numpy as np
-from joblib import Parallel, delayed
+from study import run_cells
 
 import icrkit as ik
 from icrkit.readings._reading import read_features
@@ -79,16 +78,7 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell; ten minutes on one core."""
-    rows: list[dict[str, object]] = []
-    tasks = (delayed(run_cell)(cell, repeats) for cell in CELLS[:cells])
-    with click.progressbar(Parallel(n_jobs=jobs, return_as="generator")(tasks), length=cells) as results:
-        for found in results:
-            rows += found
-            with out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, found[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-    click.echo(table(rows))
+    click.echo(table(run_cells(run_cell, ((cell, repeats) for cell in CELLS[:cells]), jobs, out)))
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -17,7 +17,6 @@ the network drifts, .99 slowly.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import itertools
@@ -27,11 +26,11 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import gammaln
+from study import run_cells
 
 import icrkit as ik
 from icrkit.readings._course import Turn, find_turn, read_level
@@ -373,16 +372,8 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 def main(repeats: int, power_repeats: int, jobs: int, only: str, out: Path) -> None:
     """Run every cell; two hours of one core."""
     cells = [cell for cell in CELLS if not only or only in (cell.course, cell.source)]
-    rows: list[dict[str, object]] = []
-    tasks = (delayed(run_cell)(cell, power_repeats if cell.course == "turn" else repeats) for cell in cells)
-    with click.progressbar(Parallel(n_jobs=jobs, return_as="generator")(tasks), length=len(cells)) as results:
-        for found in results:
-            rows += found
-            with out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, found[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-    click.echo(tables(rows))
+    tasks = ((cell, power_repeats if cell.course == "turn" else repeats) for cell in cells)
+    click.echo(tables(run_cells(run_cell, tasks, jobs, out)))
 
 
 def tables(rows: list[dict[str, object]]) -> str:

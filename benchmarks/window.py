@@ -15,15 +15,14 @@ two of equal information, one of them with eight features of pure noise more, an
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
-from joblib import Parallel, delayed
 from scipy import stats
+from study import run_cells
 
 from icrkit.readings._reading import CRITERIA, merits, read_features
 from icrkit.readings._window import best_levels
@@ -213,16 +212,7 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell; about half an hour on one core."""
-    rows: list[dict[str, object]] = []
-    tasks = (delayed(run_cell)(cell, repeats) for cell in CELLS[:cells])
-    with click.progressbar(Parallel(n_jobs=jobs, return_as="generator")(tasks), length=cells) as results:
-        for found in results:
-            rows += found
-            with out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, found[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-    click.echo(table(rows))
+    click.echo(table(run_cells(run_cell, ((cell, repeats) for cell in CELLS[:cells]), jobs, out)))
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -17,8 +17,7 @@ torch = pytest.importorskip("torch")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)  # it shares the reading of idx files with train_fashion.py
+def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark_courses", BENCHMARKS / "courses.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -26,8 +25,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_images_that_train_are_not_those_held_out(monkeypatch):
-    study = load(monkeypatch)
+def test_images_that_train_are_not_those_held_out():
+    study = load()
     for n in (128, 1297):
         training, held_out = study.images_of(study.Course("digits", n, 600, 32, 3), "")
         assert training.shape == (n, 1, 8, 8) and len(held_out) == 500 and -1 <= training.min() < training.max() <= 1
@@ -38,7 +37,7 @@ def test_images_that_train_are_not_those_held_out(monkeypatch):
 
 
 def test_the_study_runs(tmp_path, monkeypatch):
-    study = load(monkeypatch)
+    study = load()
     course = study.Course("digits", 60, 12, 8, 0)
     for name, value in {"COURSES": (course,), "N_CHECKPOINTS": 4, "N_HELD_OUT": 200, "N_SAMPLES": 8}.items():
         monkeypatch.setattr(study, name, value)

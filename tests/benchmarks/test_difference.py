@@ -28,7 +28,7 @@ def load() -> ModuleType:
 @pytest.mark.parametrize("law", ["gaussian", "classes"])
 def test_the_truth_is_that_of_many_images(law):
     study = load()
-    h = study.window_study().features(np.random.default_rng(3), law, np.array([0.3, 0.5]), 20_000, 2)
+    h = study.window.features(np.random.default_rng(3), law, np.array([0.3, 0.5]), 20_000, 2)
     for k, icr in enumerate((0.3, 0.5)):
         eigenvalues = ik.FisherSpectrum().fit(h[:, :, k]).eigenvalues_
         truth = study.true_information(law, icr, 3)
