@@ -31,6 +31,8 @@ def pyplot() -> Any:
 
 def plain(value: float) -> str:
     """A number as people write it: 0.057, not 5.7e-2."""
+    if 999.5 <= abs(value) < 1e6:
+        return f"{round(value):,}"
     return f"{value:.3g}" if 1e-4 <= abs(value) < 1e6 or value == 0 else f"{value:.0e}"
 
 
@@ -44,8 +46,13 @@ def dress(ax: Any, title: str) -> None:
 
 
 def plain_log_axis(axis: Any) -> None:
-    """Decades as plain numbers, ticks between them without."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Decades as plain numbers, and where the axis has fewer than three of them 2 and 5 between."""
+    from matplotlib.ticker import FuncFormatter
+
+    def between(value: float, position: Any) -> str:
+        low, high = (abs(end) for end in axis.get_view_interval())
+        digit = f"{abs(value):.0e}"[0]
+        return plain(value) if digit in "25" and low > 0 and high < 1000 * low else ""
 
     axis.set_major_formatter(FuncFormatter(lambda value, position: plain(value)))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_formatter(FuncFormatter(between))

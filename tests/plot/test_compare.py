@@ -82,7 +82,7 @@ def test_groups_stand_apart_under_their_names() -> None:
     frame = table(4, cubes=("a", "b"), layers=("mid", "up"))
     display = ComparisonMapDisplay.from_table(frame)
     assert display.groups[::4] == ["a, mid", "a, up", "b, mid", "b, up"]
-    assert [t for t in texts(display.ax_) if "," in t] == ["a, mid", "a, up", "b, mid", "b, up"]
+    assert [t for t in texts(display.ax_) if ", " in t] == ["a, mid", "a, up", "b, mid", "b, up"]
     lefts = np.unique([patch.get_x() for patch in display.ax_.patches])
     assert len(lefts) == 16 and (np.diff(lefts) > 1.2).sum() == 3
     only = ComparisonMapDisplay.from_table(table(4, layers=("mid", "up")))

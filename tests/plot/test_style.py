@@ -25,7 +25,9 @@ from icrkit.plot._style import ACCENT, COLORS, FAINT, INK, MUTED, PAPER, WARM, d
         (1e-4, "0.0001"),
         (9e-5, "9e-05"),
         (80.0, "80"),
-        (12345.6, "1.23e+04"),
+        (999.6, "1,000"),
+        (1138, "1,138"),
+        (12345.6, "12,346"),
         (1e6, "1e+06"),
         (-0.25, "-0.25"),
     ],
@@ -39,7 +41,7 @@ def test_numbers(value: float, text: str) -> None:
 def test_numbers_keep_their_value_and_are_short(value: float) -> None:
     text = plain(value)
     rtol = 5e-3 if 1e-4 <= value < 1e6 else 0.5
-    assert float(text) == pytest.approx(value, rel=rtol)
+    assert float(text.replace(",", "")) == pytest.approx(value, rel=rtol)
     assert len(text) <= 8
 
 
@@ -92,6 +94,11 @@ def test_decades_are_plain_numbers() -> None:
     texts = [label.get_text() for label in ax.get_xticklabels()]
     assert {"0.001", "0.01", "0.1", "1", "10", "100"} <= set(texts)
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+    ax.set_xlim(30, 1500)
+    figure.canvas.draw()
+    assert "1,000" in [label.get_text() for label in ax.get_xticklabels()]
+    between = {label.get_text() for label in ax.get_xticklabels(minor=True) if 30 < label.get_position()[0] < 1500}
+    assert between == {"", "50", "200", "500"}
 
 
 def test_pyplot_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
