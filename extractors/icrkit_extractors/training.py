@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, MissingDependencyError, NonFiniteError
+from icrkit_extractors._job import Encode, Images
 from icrkit_extractors._pool import Pool
 from icrkit_extractors._torch import TorchSource
 from icrkit_extractors.noise import NoiseLaw
-from icrkit_extractors.run import Encode, Images, extract
+from icrkit_extractors.run import extract
 from icrkit_extractors.views import View
 
 if TYPE_CHECKING:

@@ -1,18 +1,25 @@
-"""A real network as an ONNX file, and the module it was exported from."""
+"""A real network as an ONNX file and the module it was exported from; a source that counts; photographs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
+from icrkit_extractors import OnnxSource, extract, noise, views
 from icrkit_extractors.models.denoiser import SmallUNet
 
 LAYERS = ("mid", "dec.16x16_block0")
+SIGMAS = [0.1, 0.4, 1.5]
+
+N = 12  # photographs
 
 
 def layer_outputs(net: torch.nn.Module, names: tuple[str, ...], x: torch.Tensor, c: torch.Tensor) -> list[torch.Tensor]:
@@ -89,3 +96,85 @@ def images() -> np.ndarray:
     frequencies = rng.uniform(1, 6, (40, 2, 1, 1))
     waves = np.sin(frequencies[:, :1] * y + phases[:, :1]) * np.sin(frequencies[:, 1:] * x + phases[:, 1:])
     return np.rint(127.5 * (1 + waves)).astype(np.uint8)
+
+
+# ---- extractions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def src(unet_onnx: Path) -> OnnxSource:
+    return OnnxSource(unet_onnx, threads=1)
+
+
+class _Pixels:
+    """The network's input as features; counts its calls, and fails or goes bad at one of them."""
+
+    def __init__(self, fail_at: int | None = None, nan_at: int | None = None) -> None:
+        self.calls, self.fail_at, self.nan_at = 0, fail_at, nan_at
+
+    def __call__(self, x: np.ndarray, conditioning: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("killed")
+        h = x.reshape(len(x), -1)[:, ::4]
+        if self.calls == self.nan_at:
+            h = np.where(np.arange(len(x))[:, None] == 2, np.nan, h)
+        return {"pixels": h, "level": np.column_stack([conditioning["c_noise"], x[:, 0, 0, 0]])}
+
+    def config(self) -> dict[str, Any]:
+        return {"source": "Pixels"}
+
+
+@pytest.fixture(scope="session", name="Pixels")
+def pixels() -> type[_Pixels]:
+    """A source that needs no network."""
+    return _Pixels
+
+
+def _go(src: Any, images: Any, sigmas: Any = SIGMAS, **given: Any) -> Any:
+    settings = {"noise": noise.EDM(), "views": views.Fashion(), "batch_size": 16, "progress": False}
+    return extract(src, images, sigmas, **{**settings, **given})
+
+
+@pytest.fixture(scope="session")
+def go() -> Callable[..., Any]:
+    """Extraction with the settings most tests share: (src, images, sigmas, **given) to a cube or moments."""
+    return _go
+
+
+def _same(a: Any, b: Any) -> None:
+    assert a.layers == b.layers
+    for name in a.layers:
+        np.testing.assert_array_equal(a[name].values, b[name].values)
+    np.testing.assert_array_equal(a.sigmas, b.sigmas)
+    np.testing.assert_array_equal(a.image_ids, b.image_ids)
+    np.testing.assert_array_equal(a.labels, b.labels)
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], None]:
+    """Asserts that two cubes hold the same."""
+    return _same
+
+
+# ---- photographs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def photos() -> np.ndarray:
+    """Crops of two real photographs, (N, 24, 32, 3)."""
+    both = load_sample_images().images
+    return np.stack([both[k % 2][20 * k : 20 * k + 24, 30 * k : 30 * k + 32] for k in range(N)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: np.ndarray) -> Path:
+    """The photographs as PNG files of three classes."""
+    root = tmp_path / "photos"
+    for k, photo in enumerate(photos):
+        path = root / f"class{k % 3}" / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(path)
+    (root / "class0" / "notes.txt").write_text("no image")
+    (root / ".hidden.png").write_text("no image either")
+    return root

@@ -1,0 +1,346 @@
+"""Arrays of images in files: .npy, .npz, idx, HDF5 and zarr; which axis and which array it is, and its labels."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import math
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from icrkit.exceptions import CubeCorruptError, CubeTooLargeError, CubeUnsafeError, MissingDependencyError
+from icrkit.io._foreign import probe
+from icrkit.io._memory import free_bytes, words
+from icrkit.io._parts import plain_dataset
+from icrkit_extractors._image_form import CHANNELS, Form, checked_dtype
+from icrkit_extractors._image_set import ImageSet, Rows, checked_labels
+
+__all__ = [
+    "from_array",
+    "from_members",
+    "hdf5_members",
+    "idx_bytes",
+    "idx_labels",
+    "npz_members",
+    "open_npy",
+    "zarr_members",
+]
+
+# Deflate cannot do better than this.
+_MOST_DEFLATED = 1032
+_MOST_CHUNK = 512 << 20
+# deflate, shuffle, fletcher32 and LZF, which h5py brings along: any other would load a plugin.
+_HDF5_FILTERS = (1, 2, 3, 32000)
+
+
+class _Member(NamedTuple):
+    """An array of a file, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[], Any]
+
+
+def _layout(shape: tuple[int, ...], layout: str | None) -> str:
+    """Order of the axes: as given, or as the one place where a channel axis can be."""
+    if layout is not None:
+        if layout not in ("nchw", "nhwc", "nhw"):
+            raise ValueError(f"layout must be 'nchw', 'nhwc' or 'nhw', not {layout!r}")
+        if len(layout) != len(shape):
+            raise ValueError(f"shape {shape} has not the axes of layout {layout!r}")
+        return layout
+    if len(shape) == 3 and shape[2] not in CHANNELS:
+        return "nhw"
+    if len(shape) == 3:
+        raise ValueError(f"shape {shape} may be one image: give (n, h, w, c), or say layout='nhw'")
+    if len(shape) != 4:
+        raise ValueError(f"shape {shape} is not that of images: (n, c, h, w), (n, h, w, c) or (n, h, w)")
+    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    if first and last:
+        raise ValueError(f"shape {shape} has two axes that may be channels: say layout='nchw' or layout='nhwc'")
+    if not (first or last):
+        raise ValueError(f"shape {shape} has no channel axis of 1, 3 or 4: say layout='nchw' or layout='nhwc'")
+    return "nchw" if first else "nhwc"
+
+
+def _looks_like_images(member: _Member) -> bool:
+    try:
+        checked_dtype(member.dtype)
+        _layout(member.shape, None)
+    except ValueError as error:
+        return "say layout" in str(error)
+    return True
+
+
+def _chosen(members: Mapping[str, _Member], key: str | None, path: Path) -> str:
+    """Name of the array of images."""
+    listed = ", ".join(f"{name} {member.shape} {member.dtype}" for name, member in members.items()) or "no array"
+    if key is not None:
+        if key in members:
+            return key
+        near = difflib.get_close_matches(key, members, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{path} has no array {key!r}{hint}; it holds {listed}")
+    found = [name for name, member in members.items() if _looks_like_images(member)]
+    if len(found) != 1:
+        what = f"{len(found)} arrays that may be images" if found else "no array that looks like images"
+        raise ValueError(f"{path} has {what}: name one with key=; it holds {listed}")
+    return found[0]
+
+
+def _label_names(name: str) -> list[str]:
+    """What the labels of the array `name` may be called."""
+    swapped = [
+        name.replace("images", "labels"), name.replace("image", "label"), name.replace("arr_0", "arr_1"),
+        re.sub(r"(?<![A-Za-z])[xX](?![A-Za-z])", "y", name), "labels", "label", "y", "targets",
+    ]  # fmt: skip
+    return [other for other in dict.fromkeys(swapped) if other != name]
+
+
+def _are_labels(member: _Member, n: int) -> bool:
+    return member.shape in ((n,), (n, 1)) and member.dtype.kind in "iuU"
+
+
+def _rows_of(array: Any, rows: Rows) -> np.ndarray:
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first == len(rows) - 1 and bool(np.all(np.diff(rows) == 1)):
+        return np.asarray(array[first : last + 1])
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[rows])
+    # HDF5 takes ascending rows only.
+    unique, back = np.unique(rows, return_inverse=True)
+    return np.asarray(getattr(array, "oindex", array)[unique])[back]
+
+
+def from_array(array: Any, layout: str | None, form: Form, where: str, kind: str, **known: Any) -> ImageSet:
+    """Images of anything with shape, dtype and slices."""
+    shape = tuple(int(side) for side in array.shape)
+    try:
+        checked_dtype(array.dtype)
+        order = _layout(shape, layout)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}" if str(error).startswith("holds") else f"{where}: {error}") from error
+    if 0 in shape:
+        raise ValueError(f"{where} holds no image: its shape is {shape}")
+
+    def read(rows: Rows) -> np.ndarray:
+        named = f"{where}, image {rows[0]}" if len(rows) == 1 else f"{where}, images {rows.min()} to {rows.max()}"
+        try:
+            block = _rows_of(array, rows)
+        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+            raise CubeCorruptError(f"{named} cannot be read: {error}") from error
+        block = block[..., None] if order == "nhw" else np.moveaxis(block, 1, -1) if order == "nchw" else block
+        try:
+            return form(block)
+        except ValueError as error:
+            raise ValueError(f"{named}: {error}") from error
+
+    return ImageSet(read, shape[0], {"kind": kind, **form.config()}, **known)
+
+
+def from_members(
+    members: Mapping[str, _Member], path: Path, key: str | None, layout: str | None, labels: Any, form: Form, kind: str
+) -> ImageSet:
+    name = _chosen(members, key, path)
+    n = members[name].shape[0] if members[name].shape else 0
+    if labels is None:
+        found = [other for other in _label_names(name) if other in members and _are_labels(members[other], n)]
+        labels = np.asarray(members[found[0]].load()[:]) if found else None
+    elif isinstance(labels, str):
+        if labels not in members:
+            raise ValueError(f"{path} has no array {labels!r} of labels; it holds {', '.join(members)}")
+        labels = members[labels].load()[:]
+    where = f"{path}, array {name!r}"
+    known = {} if labels is None else {"labels": checked_labels(labels, n, where)}
+    if members[name].dtype.kind == "O":
+        raise ValueError(f"{where} holds Python objects, which are not read: images are uint8 or floating point")
+    return from_array(members[name].load(), layout, form, where, kind, **known)
+
+
+# ---- numpy files ----------------------------------------------------------------------------------------------------
+
+
+def open_npy(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+    except (ValueError, EOFError) as error:
+        if "Python objects" in str(error):
+            raise ValueError(f"{path} holds Python objects, which are not read: images are numbers") from error
+        raise ValueError(f"{path} is damaged or no .npy file: {error}") from error
+
+
+def npz_members(path: Path) -> dict[str, _Member]:
+    """Arrays of an .npz file by their headers; one that is asked for is read whole."""
+
+    def load(name: str, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        declared = math.prod(shape) * dtype.itemsize
+        if declared > size:
+            raise ValueError(f"{path}, array {name!r}: declares {words(declared)} and holds {words(size)}")
+        if size > free_bytes():
+            raise CubeTooLargeError(
+                f"{path}, array {name!r} needs {words(size)} and {words(free_bytes())} are free; "
+                "np.save it as .npy, of which only what is used is read"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                array: np.ndarray = arrays[name]
+                return array
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}, array {name!r} is damaged: {error}") from error
+
+    members = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.filename.endswith(".npy"):
+                    continue
+                with archive.open(info) as file:
+                    version = np.lib.format.read_magic(file)
+                    if version > (2, 0):
+                        continue  # names of fields beyond Latin-1: no image has any
+                    header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+                    shape, _, dtype = header[version[0] - 1](file)
+                name = info.filename.removesuffix(".npy")
+                members[name] = _Member(shape, dtype, partial(load, name, info.file_size, shape, dtype))
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or no .npz file: {error}") from error
+    return members
+
+
+# ---- idx files ------------------------------------------------------------------------------------------------------
+
+
+def idx_bytes(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and bytes of an idx file of unsigned bytes; plain ones are mapped, compressed ones read whole."""
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    size = path.stat().st_size
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= 4:
+                raise ValueError("does not begin as an idx file does")
+            if head[2] != 8:
+                raise ValueError(f"has elements of type 0x{head[2]:02x}; unsigned bytes (0x08) are read")
+            sides = file.read(4 * head[3])
+            shape = tuple(int.from_bytes(sides[k : k + 4], "big") for k in range(0, 4 * head[3], 4))
+            count, offset = math.prod(shape), 4 + 4 * head[3]
+            if not packed:
+                if size != offset + count:
+                    raise ValueError(f"declares {count} bytes of shape {shape} and holds {size - offset}")
+                mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+                return shape, mapped
+            if count > min(size * _MOST_DEFLATED, free_bytes()):
+                raise CubeTooLargeError(
+                    f"{path} declares {words(count)}: more than it can hold, or than the {words(free_bytes())} free"
+                )
+            # One more than there should be: only at its end does gzip compare its checksum.
+            data = file.read(count + 1)
+            if len(data) != count:
+                raise ValueError(f"declares {count} bytes of shape {shape} and holds another number")
+    except CubeTooLargeError:
+        raise
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: is damaged or no idx file: {error}") from error
+    return shape, np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def idx_labels(path: Path, n: int) -> np.ndarray | None:
+    """Labels in the file beside it, which has "labels" in its name for "images"."""
+    name = path.name.removesuffix(".gz")
+    if "images" not in name:
+        return None
+    name = re.sub(r"idx[34]", "idx1", name.replace("images", "labels"))
+    for beside in (path.with_name(name), path.with_name(name + ".gz")):
+        if beside.is_file():
+            shape, labels = idx_bytes(beside)
+            if shape != (n,):
+                raise ValueError(f"{beside} holds labels of shape {shape}, and {path} {n} images")
+            return np.array(labels)
+    return None
+
+
+# ---- HDF5 and zarr --------------------------------------------------------------------------------------------------
+
+
+def _checked_storage(dataset: h5py.Dataset, where: str, file_bytes: int) -> h5py.Dataset:
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    strange = [code for code in filters if code not in _HDF5_FILTERS]
+    if strange:
+        raise CubeUnsafeError(
+            f"{where} is stored with filter {strange[0]}, which would load a plugin; write it with gzip, lzf or none"
+        )
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if declared > file_bytes * (_MOST_DEFLATED if 1 in filters or 32000 in filters else 1):
+        raise CubeTooLargeError(f"{where} declares {words(declared)}, and the file has {words(file_bytes)}")
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _MOST_CHUNK:
+        raise CubeTooLargeError(f"{where}: one chunk has more than {words(_MOST_CHUNK)}")
+    return dataset
+
+
+def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str | None]:
+    """Arrays beside the one that `key` names (in the root without it), and its name among them."""
+    probe(path)
+    file = h5py.File(path, "r", locking=False)
+    *groups, last = (key or "").strip("/").split("/")
+    group = file
+    for depth, name in enumerate((*groups, last)):
+        link = group.get(name, getlink=True) if name else None
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise CubeUnsafeError(f"{path}: {name!r} is a {type(link).__name__}, which leads elsewhere; not followed")
+        if depth == len(groups):
+            break
+        if link is None or group.get(name, getclass=True) is not h5py.Group:
+            raise ValueError(f"{path} has no group {name!r} on the way to {key!r}; there are {', '.join(group)}")
+        group = group[name]
+
+    def load(name: str) -> h5py.Dataset:
+        where = f"{path}, array {name!r}"
+        return _checked_storage(plain_dataset(group, name, str(path)), where, path.stat().st_size)
+
+    members = {}
+    for name in group:
+        held = isinstance(group.get(name, getlink=True), h5py.HardLink)
+        if held and group.get(name, getclass=True) is h5py.Dataset and group[name].shape is not None:
+            members[name] = _Member(group[name].shape, group[name].dtype, partial(load, name))
+    return members, last or None
+
+
+def _checked_chunks(array: Any, where: str) -> Any:
+    if math.prod(array.chunks) * array.dtype.itemsize > _MOST_CHUNK:
+        raise CubeTooLargeError(f"{where}: one chunk has more than {words(_MOST_CHUNK)}")
+    return array
+
+
+def zarr_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str | None]:
+    """As `hdf5_members`; a store that is one array has it under the store's own name."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise MissingDependencyError(f'{path} needs zarr: pip install "zarr>=3.1"') from error
+    if tuple(int(part) for part in zarr.__version__.split(".")[:2]) < (3, 1):
+        raise MissingDependencyError(
+            f'{path} needs a later zarr than {zarr.__version__}, which runs pickles: pip install "zarr>=3.1"'
+        )
+    *groups, last = (key or "").strip("/").split("/")
+    try:
+        node = zarr.open(os.fspath(path), mode="r", path="/".join(groups))
+        arrays = {path.stem: node} if isinstance(node, zarr.Array) else dict(node.arrays())
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise ValueError(f"{path} cannot be opened as zarr: {error}") from error
+    members = {
+        name: _Member(array.shape, array.dtype, partial(_checked_chunks, array, f"{path}, array {name!r}"))
+        for name, array in arrays.items()
+    }
+    return members, last or None

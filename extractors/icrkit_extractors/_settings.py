@@ -1,0 +1,144 @@
+"""What the user gives of an extraction, checked and recorded."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from icrkit.exceptions import CubeFormatError
+from icrkit_extractors._job import Encode, Forward, Images, Job, Source
+from icrkit_extractors.noise import NoiseLaw
+from icrkit_extractors.views import View
+
+__all__ = ["checked_job", "shard_rows", "whole"]
+
+
+def _checked_ids(image_ids: Iterable[int | str] | None, n: int) -> np.ndarray:
+    if image_ids is None:
+        return np.arange(n)
+    values = list(image_ids)
+    ids = np.asarray(values)
+    if ids.shape != (n,):
+        raise CubeFormatError(f"{len(values)} image ids for {n} images")
+    if ids.dtype.kind not in "iuU" or any(isinstance(value, str) != isinstance(values[0], str) for value in values):
+        raise CubeFormatError(f"image ids must be all integers or all strings, not {ids.dtype}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < n:
+        twice = unique[counts > 1]
+        raise CubeFormatError(f"{len(twice)} image ids appear more than once, such as {twice[0].item()!r}")
+    return ids
+
+
+def _checked_labels(labels: Any, n: int) -> np.ndarray | None:
+    if labels is None:
+        return None
+    values = np.asarray(labels)
+    if values.shape != (n,):
+        raise CubeFormatError(f"labels of shape {values.shape} for {n} images: wanted ({n},)")
+    return values
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, not {number}")
+    return number
+
+
+def _version() -> str:
+    try:
+        return metadata.version("icrkit")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _described(views: View) -> dict[str, Any]:
+    """What is known of the views."""
+    # A function has no parameters to show: its name is what can be recorded.
+    describe = getattr(views, "config", None)
+    name = f"{getattr(views, '__module__', '')}.{getattr(views, '__qualname__', type(views).__qualname__)}"
+    return dict(describe()) if describe else {"name": name}
+
+
+def checked_job(
+    src: Source,
+    images: Images,
+    sigmas: Iterable[float],
+    *,
+    noise: NoiseLaw,
+    views: View,
+    n_views: int = 2,
+    labels: Any = None,
+    seed: int = 0,
+    image_ids: Iterable[int | str] | None = None,
+    encode: Encode | None = None,
+    fresh_noise: bool = False,
+    batch_size: int = 256,
+    attrs: Mapping[str, Any] | None = None,
+) -> Job:
+    n = len(images)
+    if n == 0:
+        raise ValueError("images is empty")
+    asked = [*sigmas] if not isinstance(sigmas, str | bytes) else sigmas
+    levels = noise.levels(asked)
+    axis = [
+        float(sigma) if math.isclose(sigma, level.ratio, rel_tol=1e-9) else level.ratio
+        for sigma, level in zip(asked, levels, strict=True)
+    ]
+    job = Job(
+        src=src,
+        forward=Forward(src, noise),
+        images=images,
+        ids=_checked_ids(getattr(images, "image_ids", None) if image_ids is None else image_ids, n),
+        labels=_checked_labels(getattr(images, "labels", None) if labels is None else labels, n),
+        noise=noise,
+        levels=levels,
+        sigmas=axis,
+        views=views,
+        encode=encode,
+        n_views=whole("n_views", n_views, 1),
+        seed=whole("seed", seed, 0),
+        fresh_noise=bool(fresh_noise),
+        batch_size=whole("batch_size", batch_size, 1),
+        record={},
+    )
+    describe = getattr(images, "config", None)
+    job.record.update(
+        {
+            **src.config(),
+            "noise": noise.config(),
+            "noise_draws": "fresh" if job.fresh_noise else "shared",
+            "views": _described(views),
+            **({} if encode is None else {"encode": encode.config()}),
+            **({"images": describe()} if describe else {}),
+            "n_views": job.n_views,
+            "seed": job.seed,
+            # A network's last bits may depend on the batch, so resuming keeps it.
+            "batch_size": job.batch_size,
+            "icrkit_version": _version(),
+            "numpy_version": np.__version__,
+        }
+    )
+    taken = sorted(set(job.record) & set(attrs or {}))
+    if taken:
+        raise ValueError(f"attrs {taken} are recorded by extract itself; choose other names")
+    job.record.update(attrs or {})
+    return job
+
+
+def shard_rows(shard: tuple[int, int] | None, n: int) -> range:
+    """Rows of a shard: contiguous, so that shards in order are the images in order."""
+    if shard is None:
+        return range(n)
+    i, count = (whole(f"shard[{k}]", value, 0) for k, value in enumerate(shard))
+    if not i < count <= n:
+        raise ValueError(f"shard must be (i, n) with 0 <= i < n and n at most the {n} images, not {tuple(shard)}")
+    return range(i * n // count, (i + 1) * n // count)
