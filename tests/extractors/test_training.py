@@ -290,6 +290,18 @@ def test_the_turn_is_told_once():
         assert watch.look(6, model)[1] is stop
 
 
+def test_a_stop_without_a_warm_up_is_questioned_at_the_start():
+    watch = make_watch(module="net", stop=True)
+    watch.monitor = ik.ICRMonitor()
+    with pytest.warns(UserWarning, match="no warm_up: features of a random start"):
+        watch.begin(0)
+    watch.begin(100)  # goes on from a checkpoint
+    watch.monitor = ik.ICRMonitor(warm_up=1)
+    watch.begin(0)
+    watch.monitor, watch.stop = ik.ICRMonitor(), False
+    watch.begin(0)
+
+
 def test_frameworks_are_not_imported_before_they_are_asked_for():
     code = "import sys, icrkit_extractors.training\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
