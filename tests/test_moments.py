@@ -432,3 +432,13 @@ def test_a_first_block_unlike_the_rest_costs_a_second_pass(monkeypatch):
     both = Moments.from_cube(h, n_folds=0)
     assert both.products == "float64"
     assert ik.icr(both) == pytest.approx(ik.icr(Moments.from_block(h)), rel=1e-9)
+
+
+def test_a_number_of_folds_makes_sense():
+    h = np.random.default_rng(0).standard_normal((20, 2, 3))
+    with pytest.raises(ValueError, match=r"n_folds must be 0 \(no folds\) or more, not -1"):
+        Moments.from_cube(h, n_folds=-1)
+    with pytest.raises(ValueError, match=r"n_folds must be 0 \(no folds\) or more, not -1"):
+        ik.paired_difference(h, h + 1, n_folds=-1)
+    with pytest.raises(TypeError):
+        Moments.from_cube(h, n_folds=2.5)

@@ -7,6 +7,7 @@ serves arrays in memory and lazily read files; `moments_of` is where a second on
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,8 @@ def moments_of(
     """
     if dtype not in ("auto", "float32", "float64"):
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', not {dtype!r}")
+    if operator.index(n_folds) < 0:
+        raise ValueError(f"n_folds must be 0 (no folds) or more, not {n_folds}")
     levels = n_levels(X)
     if levels is not None:
         parts = [

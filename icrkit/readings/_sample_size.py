@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from icrkit._features import Features, as_features
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
 from icrkit.metrics._crossfit import crossfit, jackknife_error
 from icrkit.metrics._decomposition import ResidualModel, between_covariance, residual_covariance
@@ -93,8 +94,9 @@ def sample_size(
     Parameters
     ----------
     pilot : Cube, DataArray, array (image, view, feature), or Moments
-        One layer at one level. Four times as many images as features, divided by the number of views less one, is
-        sound; at half of that the answer is up to 40 % too high, at a third three times.
+        One layer at one level. The more images the better it knows the tails: with four a feature the half-width that
+        was reached was .8 to 1.1 of the wanted one for Gaussian residuals, and up to 1.7 for heavy ones; with 32 a
+        feature up to 1.2.
     half_width : float
         Half the width of the interval: of ICR, or in nats.
     criterion : {"icr", "information"}
@@ -102,7 +104,7 @@ def sample_size(
     views : sequence of int
         Numbers of views for the table; the pilot's own is added.
     n_folds : int
-        Folds with which the interval will be made.
+        Folds with which the interval will be made, two or more.
     random_state : int
         Seed of the fold hash.
 
@@ -114,7 +116,7 @@ def sample_size(
     ------
     ValueError
         A half-width that is not positive, is beyond what ICR can vary by, or would need more than a billion images;
-        fewer than two views.
+        fewer than two views or folds.
     NotEnoughDataError, DegenerateFeaturesError, IllConditionedError
         The pilot cannot be measured.
 
@@ -145,6 +147,8 @@ def sample_size(
     _check_half_width(half_width, criterion)
     if min(views, default=2) < 2:
         raise ValueError(f"views must be 2 or more, not {list(views)}: the residual is what differs between them")
+    if operator.index(n_folds) < 2:
+        raise ValueError(f"n_folds must be 2 or more, not {n_folds}: the interval rests on what differs between folds")
     if isinstance(pilot, Moments):
         moments, (reading,) = read_features(pilot, (criterion,), confidence=confidence)
     else:
@@ -213,7 +217,8 @@ def sample_size_curve(
     -------
     xarray.Dataset
         By ``n_images``: ``plugin``, the paper's number, 0 where m <= d, its limit as tau goes to 0; ``gaussian``;
-        ``crossfit`` with its interval ``low``, ``high``; NaN where an estimate needs more images. ``plugin_expected``
+        ``crossfit`` with its interval ``low``, ``high``; NaN where an estimate needs more images, or a feature is
+        constant in those there are. ``plugin_expected``
         is what the plug-in's bias makes of the last cross-fitted value where residuals are Gaussian. In ``attrs``:
         n_features, n_views, confidence.
 
@@ -268,7 +273,7 @@ def sample_size_curve(
 def _sizes(sizes: ArrayLike | None, n_images: int, n_features: int) -> list[int]:
     if sizes is not None:
         counts = [int(size) for size in np.atleast_1d(np.asarray(sizes))]
-        if min(np.diff([0, *counts])) < 2 or counts[-1] > n_images:
+        if not counts or min(np.diff([0, *counts])) < 2 or counts[-1] > n_images:
             raise ValueError(f"sizes must ascend by two or more, up to the {n_images} images there are, not {counts}")
         return counts
     counts = []
@@ -291,6 +296,8 @@ def _estimates(moments: Moments, confidence: float) -> dict[str, float]:
         found["plugin"] = 1 / (1 + plug_in_snr(model, total))
         found["gaussian"] = 1 / (1 + plug_in_snr(model, total, "gaussian"))
         result = crossfit(moments)
+    except DegenerateFeaturesError:
+        return dict.fromkeys(found, np.nan)  # a feature that varies in other images only
     except (NotEnoughDataError, IllConditionedError):
         if np.isnan(found["plugin"]):  # the whitened signal is without bound
             found["plugin"] = 0.0

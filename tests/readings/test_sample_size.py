@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import icrkit as ik
-from icrkit.exceptions import NotEnoughDataError
-from icrkit.moments import Moments
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
+from icrkit.moments import Moments, fold_of_images
 from icrkit.readings._reading import read_features
 from icrkit.readings._sample_size import _ICRSpread, _InformationSpread, sample_size, sample_size_curve
 
@@ -132,6 +132,11 @@ def test_what_is_asked_for_makes_sense():
         sample_size(pilot, 1e-7)
     with pytest.raises(ValueError, match="criterion must be one of"):
         sample_size(pilot, criterion="auc")
+    for few in (-1, 0, 1):
+        with pytest.raises(ValueError, match=f"n_folds must be 2 or more, not {few}"):
+            sample_size(pilot, n_folds=few)
+    with pytest.raises(TypeError):
+        sample_size(pilot, n_folds=2.5)
     with pytest.raises(ValueError, match="views must be 2 or more"):
         sample_size(pilot, views=[1, 2])
     with pytest.raises(NotEnoughDataError, match="more images"):
@@ -232,10 +237,22 @@ def test_rows_and_files_and_sizes_of_their_own(cube, tmp_path):
     assert small["n_images"].values[-1] == 13 and (np.diff(small["n_images"]) >= 2).all()
 
 
-@pytest.mark.parametrize("sizes", [[64, 64], [128, 64], [64, 65], [1, 64], [64, 4096]])
+@pytest.mark.parametrize("sizes", [[], [64, 64], [128, 64], [64, 65], [1, 64], [64, 4096]])
 def test_sizes_that_do_not_ascend_are_refused(cube, sizes):
     with pytest.raises(ValueError, match="sizes must ascend by two or more, up to the 2048 images"):
         sample_size_curve(cube, sizes)
+
+
+def test_a_feature_that_varies_in_later_images_only_leaves_a_gap():
+    h = ik.datasets.make_cube(n_images=400, n_features=4, random_state=0).level().to_numpy()
+    order = np.argsort(fold_of_images(np.arange(400), 2**62, 2**31), kind="stable")
+    h[order[:60], :, 2] = 1.0
+    curve = sample_size_curve(h, [60, 200, 400])
+    for name in ("plugin", "gaussian", "crossfit", "low", "high"):
+        assert np.isnan(curve[name][0]) and np.isfinite(curve[name][1:]).all()
+    h[..., 2] = 1.0
+    with pytest.raises((DegenerateFeaturesError, IllConditionedError), match=r"constant|vary in a few images only"):
+        sample_size_curve(h, [60, 200, 400])
 
 
 def test_too_few_images_for_any_estimate_are_refused(cube):
