@@ -242,6 +242,7 @@ def sweep(
 @click.option("--layer", help="Layer that it is called on; by default the one with the most information.")
 @click.option("--sigma", type=float, help="Noise level that it is called on; by default the middle of training's.")
 @click.option("--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step have no say.")
+@click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the course: .png, .svg or .pdf.")
 @click.option("--expansion", type=click.Path(dir_okay=False), help="Write both traces over the steps: .png, ...")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
@@ -280,7 +281,7 @@ def course(
 
 def _checkpoints(paths: Iterable[str]) -> list[Any]:
     """Cubes by their step."""
-    cubes = []
+    found: dict[int, tuple[Path, Any]] = {}
     for path in map(Path, paths):
         # A store is a folder too.
         inside = [] if (path / "cube.json").exists() else sorted(path.glob("step-*"))
@@ -289,8 +290,12 @@ def _checkpoints(paths: Iterable[str]) -> list[Any]:
             cube = cube_io.open_cube(one)
             if cube.step is None:
                 raise CubeFormatError(f"{one} does not record its training step, attrs['step']: extract with --step")
-            cubes.append(cube)
-    return sorted(cubes, key=lambda cube: cube.step)
+            if cube.step in found:
+                raise CubeFormatError(
+                    f"step {cube.step} occurs twice, in {found[cube.step][0]} and in {one}: leave one of them out"
+                )
+            found[cube.step] = one, cube
+    return [found[step][1] for step in sorted(found)]
 
 
 def _print_result(result: Any) -> None:

@@ -308,7 +308,7 @@ def run_training_demo(
     MissingDependencyError
         If the packages of the ``demo`` and ``torch`` extras are not installed.
     ValueError
-        If there are not so many digits.
+        If there are not so many digits, or steps for three checkpoints.
 
     Notes
     -----
@@ -320,6 +320,11 @@ def run_training_demo(
         if find_spec(name) is None:
             raise MissingDependencyError(f'the training demo needs {name}: pip install "icrkit[demo,torch]"')
     split, steps = digits_split(n_images, n_held_out, seed), checkpoint_steps(n_steps, n_checkpoints)
+    if len(steps) < 3:
+        raise ValueError(
+            f"a course needs three checkpoints: {n_steps} steps looked at {n_checkpoints} times have fewer; give more "
+            "n_steps or n_checkpoints"
+        )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files = {

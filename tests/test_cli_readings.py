@@ -91,10 +91,27 @@ def test_course_by_icr_after_a_warm_up(run: Path) -> None:
     assert_one_line(icrkit("course", run, "--warm-up", 1000), "at least three checkpoints", "from step 1000")
 
 
+def test_dead_units_are_left_out_on_demand(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image, rest = rng.standard_normal((N, 1, 1, 4)), rng.standard_normal((N, 2, 1, 4))
+    for step, snr in zip(STEPS, SNR, strict=True):
+        h = image * np.sqrt(snr) + rest
+        h[..., 2] = 0
+        with ik.CubeWriter(
+            tmp_path / f"step-{step:08d}.cube", {"mid": 4}, [0.3], n_views=2, n_images=N, attrs={"step": step}
+        ) as writer:
+            writer.append(np.arange(N), {"mid": h})
+    assert_one_line(icrkit("course", tmp_path), "step 90, layer mid", "[2]", "drop_constant")
+    read = json.loads(icrkit("course", tmp_path, "--drop-constant", "--json").stdout)
+    assert read["best_step"] == 1000 and {row["n_features"] for row in read["levels"][0]["steps"]} == {3}
+
+
 def test_bad_courses_are_one_line(run: Path, tmp_path: Path) -> None:
     first, second, third, _ = sorted(run.iterdir())
     assert_one_line(icrkit("course", first, second), "at least three checkpoints")
     assert_one_line(icrkit("course", run, second), "step 200 occurs twice")
+    again = save(tmp_path / "again.cube", 1.0, step=200)
+    assert_one_line(icrkit("course", run, again), f"step 200 occurs twice, in {second} and in {again}: leave one")
     assert_one_line(
         icrkit("course", run, save(tmp_path / "new.cube", 1.0)), "new.cube", "does not record its training step"
     )

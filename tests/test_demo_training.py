@@ -123,6 +123,18 @@ def test_training_images_are_copies_of_themselves(monkeypatch: pytest.MonkeyPatc
     assert c.nearest_ratio == c.near_copies == 1.0 and c.nearest.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_near_copies_are_as_many_as_the_limit_says_of_unseen_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the distance that one unseen digit of a hundred keeps below: of them all, just so many do."""
+    split = digits_split(24, 60, seed=2)
+    unseen, train = split.unseen.reshape(-1, 64).astype(float), split.train.reshape(-1, 64).astype(float)
+    distance = np.sqrt(np.square(unseen[:, None] - train).sum(axis=2)).min(axis=1)
+    nearest = np.argsort(distance)[: int(0.01 * len(unseen)) + 1]
+    monkeypatch.setattr("icrkit_extractors.models.denoiser.sample", lambda net, n, **options: split.unseen[:n])
+    (c,) = train_digits(split, [1], n_views=2, n_generated=len(unseen), progress=False)
+    assert set(np.flatnonzero(c.near)) == set(nearest)
+    assert c.near_copies == len(nearest) / len(unseen) == 18 / 1773
+
+
 def test_looking_does_not_disturb_the_training_and_the_seed_decides_it(result: Run) -> None:
     options: dict[str, Any] = {"n_views": 2, "n_generated": 10, "progress": False}
     split, last = digits_split(24, 60, seed=1), result.checkpoints[-1]
@@ -218,6 +230,19 @@ def test_missing_packages_are_named_before_any_work(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="at most 1797"):
         monkeypatch.undo()
         run_training_demo(tmp_path / "out", n_images=1700)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sizes", [{"n_steps": 0}, {"n_steps": -3}, {"n_checkpoints": 2}, {"n_steps": 2}])
+def test_too_few_checkpoints_are_refused_before_any_work(
+    sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*given: Any, **options: Any) -> None:
+        raise AssertionError("a network was trained")
+
+    monkeypatch.setattr(demo_training, "train_digits", never)
+    with pytest.raises(ValueError, match=r"a course needs three checkpoints: .* more n_steps or n_checkpoints"):
+        run_training_demo(tmp_path / "out", **SMALL | sizes)
     assert not (tmp_path / "out").exists()
 
 

@@ -50,7 +50,7 @@ class CourseDisplay:
         Where features were best, and where they were first significantly worse.
     levels : mapping of str to array (n_steps,), optional
         The first criterion at every level, each as a share of its own best, the level of the other panels first: one
-        panel.
+        panel. NaN where the best is not positive: such a level is named and not drawn.
     series : mapping of str to array (n_steps,), or to (steps, values), optional
         Other numbers of the training, such as a held-out loss or the share of copies: a panel each.
     percent : collection of str
@@ -155,7 +155,7 @@ class CourseDisplay:
         (200, 400)
         """
         check_is_fitted(course)
-        at, name = _level_of(course, layer, sigma)
+        at, name = level_of(course, layer, sigma)
         curve, judged = course.curve_.isel(**at), course.by_level_.isel(**at)
         turned_at = float(judged["turned_at"])
         shares = {}
@@ -163,6 +163,7 @@ class CourseDisplay:
             whole = course.curve_[course.criterion].isel(layer=at["layer"])
             used = whole.where(whole["step"] >= course.warm_up)
             best = used.max("step") if course.criterion == "information" else used.min("step")
+            best = best.where(best > 0)  # of others there is no share
             order = sorted(range(whole.sizes["sigma"]), key=lambda k: k != at["sigma"])
             sigmas = whole["sigma"].to_numpy()
             shares = {f"σ {plain(float(sigmas[k]))}": (whole / best).isel(sigma=k).to_numpy() for k in order}
@@ -252,10 +253,14 @@ class CourseDisplay:
     def _draw_levels(self, ax: Any) -> None:
         from matplotlib.ticker import PercentFormatter
 
-        dress(ax, "each noise level, as a share of its best")
+        without = [name for name, share in self.levels.items() if np.isnan(share).all()]
+        left_out = f"\nnot drawn, since its best is not above 0: {', '.join(without)}" if without else ""
+        dress(ax, f"each noise level, as a share of its best{left_out}")
         colors = (ACCENT, WARM, INK, MUTED)
         labels = []
         for k, (name, share) in enumerate(self.levels.items()):
+            if name in without:
+                continue
             color, dashes = colors[k % 4], ((), (4, 2), (1.5, 1.5))[k // 4 % 3]
             ax.plot(self.step, share, color=color, linewidth=1.4, dashes=dashes)
             labels.append((share[-1], name, color))
@@ -389,7 +394,7 @@ class ExpansionDisplay:
         (3,)
         """
         check_is_fitted(course)
-        at, name = _level_of(course, layer, sigma)
+        at, name = level_of(course, layer, sigma)
         curve = course.curve_.isel(**at)
         invariant, residual = (curve[f"trace_{part}"].to_numpy() for part in ("invariant", "residual"))
         if np.isnan(invariant).any():
@@ -450,8 +455,8 @@ def _pair(values: Any, step: Vector) -> tuple[Vector, Vector]:
     return step, np.asarray(values, dtype=np.float64)
 
 
-def _level_of(course: Any, layer: str | None, sigma: float | None) -> tuple[dict[str, int], str]:
-    """Positions of a layer and level in the course's tables, and what to call them."""
+def level_of(course: Any, layer: str | None = None, sigma: float | None = None) -> tuple[dict[str, int], str]:
+    """Positions of a layer and level in a course's tables, by default those of its headline, and what to call them."""
     layers, sigmas = list(course.curve_["layer"].to_numpy()), course.curve_["sigma"].to_numpy()
     layer = course.layer_ if layer is None else layer
     if layer not in layers:

@@ -26,6 +26,7 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._crossfit import Crossfit, jackknife_error
 from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.moments import Moments
+from icrkit.readings._pairing import trained_range_of
 
 __all__ = ["compare", "holm", "paired_tests", "rank_correlation"]
 
@@ -486,8 +487,7 @@ def _chosen(metrics: str | Sequence[str | Metric], labels: Mapping[str, Any]) ->
 
 def _places(name: str, cube: Cube, layers: Any, sigmas: Any) -> Iterator[tuple[str, dict[str, Any], Features]]:
     """Each layer and level of a cube, in words, as the first columns of its row, and its features, not yet read."""
-    noise = cube.attrs.get("noise")
-    trained = noise.get("trained_range") if isinstance(noise, Mapping) else None
+    trained = trained_range_of(cube)
     chosen = cube.select(layer=layers, sigma=sigmas)
     for layer in chosen.layers:
         for k in np.argsort(chosen.sigmas, kind="stable"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Self
@@ -23,18 +24,12 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from icrkit.cube import Cube, from_arrays
-from icrkit.exceptions import (
-    CubeFormatError,
-    DegenerateFeaturesError,
-    IllConditionedError,
-    NonFiniteError,
-    NotEnoughDataError,
-)
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._decomposition import constant_features, traces
 from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
-from icrkit.readings._pairing import check_same_draws, check_same_folds
-from icrkit.readings._reading import Reading, criterion_of, read_features
+from icrkit.readings._pairing import Draws, check_same_folds, trained_range_of
+from icrkit.readings._reading import Reading, criterion_of, fold_contributions, naming, read_features
 
 __all__ = ["TrainingCourse", "Turn", "find_turn"]
 
@@ -47,10 +42,9 @@ _TOLERANCE = 1e-6
 _ALL_FLIPS = 14
 # Of the error, k/(k + _HALF) is spent after k looks.
 _HALF = 10
-# With fewer there are too few sign changes for a test at 5 % over many looks.
-LEAST_FOLDS = 8
+# At 95 % confidence and below; more confidence needs more of them.
+_LEAST_FOLDS = 8
 
-_READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
 READ_PARAMETERS = ("n_folds", "random_state", "confidence", "regularization", "drop_constant")
 _TRACES = ("trace_invariant", "trace_residual", "trace_total")
 
@@ -126,11 +120,11 @@ def find_turn(
     Raises
     ------
     NotEnoughDataError
-        Fewer than 8 folds: there are too few sign changes.
+        Too few folds, and so too few sign changes: 8 are the least at 95 % confidence, 11 at 99 %.
     NonFiniteError
         NaN or infinity.
     ValueError
-        Shapes that do not fit, or a confidence outside 0 to 1.
+        Shapes that do not fit, or a confidence outside 0 to 1 - 2^-14.
 
     Notes
     -----
@@ -151,7 +145,11 @@ def find_turn(
     was measured is in the documentation, "Statistics".
 
     The interval of the fall is that of max_j (mu_j - mu_last), by Bonferroni's t over all j. The fall that is seen,
-    from a best that was chosen for being high, is too great on the average.
+    from a best that was chosen for being high, is too great on the average. Interval and test are not one: the interval
+    is that of the last checkpoint, the test pays for every look. It may leave out 0 where no turn is called.
+
+    A look can find something only if a sign change may cross: for the first one to, 2^G must be at least
+    11/(1 - confidence). Fewer folds are refused, up to 14, beyond which there are no more sign changes.
 
     Two estimators, where there are two, guard each other: the error is that of the safer (an intersection-union test,
     Berger 1982). Courses of features give the corrected value, whose correction for heavy tails is noise that folds do
@@ -199,6 +197,11 @@ class Looks:
     def __init__(self, confidence: float = 0.95, random_state: int = 0) -> None:
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+        if (1 - confidence) * 2**_ALL_FLIPS <= 1:
+            raise ValueError(
+                f"confidence={confidence} is too near 1: of 2^{_ALL_FLIPS} sign changes none may cross, and no turn "
+                "could ever be called. Give 0.999, or less"
+            )
         self.confidence, self.random_state = confidence, random_state
         self._contributions: list[Vector] = []
         self._significant: list[bool] = []
@@ -206,10 +209,12 @@ class Looks:
 
     def check(self, n_folds: int, place: str = "a course") -> None:
         """Refuse too few folds, or other ones than at the looks before."""
-        if n_folds < LEAST_FOLDS:
+        # The first look may spend 1/(1 + _HALF) of the error, which has to be one sign change at least.
+        least = int(np.clip(np.ceil(np.log2((1 + _HALF) / (1 - self.confidence))), _LEAST_FOLDS, _ALL_FLIPS))
+        if n_folds < least:
             raise NotEnoughDataError(
-                f"{place}: a turn cannot be tested with {n_folds} folds of images, {LEAST_FOLDS} are the least and 20 "
-                "are sound. Use more images (two a fold), or n_folds=20"
+                f"{place}: a turn cannot be tested with {n_folds} folds of images, {least} are the least at a "
+                f"confidence of {self.confidence:g} and 20 are sound. Use more images (two a fold), or n_folds=20"
             )
         if self._contributions and n_folds != len(self._contributions[0]):
             raise CubeFormatError(
@@ -219,15 +224,15 @@ class Looks:
 
     def add(self, merit: float, replicates: Vector, second: float | None = None) -> bool:
         """Look at a new checkpoint: whether it is significantly worse than one before it."""
-        g = len(replicates)
-        self.check(g)
-        fluctuation = (g - 1) * (replicates.mean() - replicates)
-        if not np.isfinite([merit, merit if second is None else second, *fluctuation]).all():
+        self.check(len(replicates))
+        both = fold_contributions([merit, merit if second is None else second], replicates)
+        if not np.isfinite(both).all():
             raise NonFiniteError(f"merit and replicates of checkpoint {len(self._contributions)} are not all finite")
-        found = self._first.crossed_by(merit + fluctuation)
+        contribution, other = both
+        found = self._first.crossed_by(contribution)
         if second is not None:
-            found = self._second.crossed_by(second + fluctuation) and found
-        self._contributions.append(merit + fluctuation)
+            found = self._second.crossed_by(other) and found
+        self._contributions.append(contribution)
         self._significant.append(found)
         return found
 
@@ -335,20 +340,21 @@ def read_level(
     if isinstance(X, Moments) and X.dims != ("fold",):
         raise NotEnoughDataError(f"{place}: moments need folds: Moments.from_cube(X, n_folds={n_folds})")
     folds: dict[str, Any] = {"n_folds": n_folds, "random_state": random_state}
-    try:
+    with naming(place):
         if drop_constant and not isinstance(X, Moments):
             # In float64 at once: what is left is not read a second time.
             X = Moments.from_cube(X, dtype="float64", **folds)
         varying = X
         if drop_constant:
-            varying = X.select_features(np.setdiff1d(np.arange(X.n_features), constant_features(X.total)))
+            kept = np.setdiff1d(np.arange(X.n_features), constant_features(X.total))
+            if not len(kept):
+                raise DegenerateFeaturesError("every feature is constant: the layer is dead")
+            varying = X.select_features(kept)
         moments, (icr, information) = read_features(
             varying, ("icr", "information"), confidence=confidence, regularization=regularization, **folds
         )
         # Where tau > 0 its bias is not known.
         gaussian = None if regularization > 0 else float(invariant_information(moments.total, "gaussian"))
-    except _READ_ERRORS as error:
-        raise type(error)(f"{place}: {error}") from error
     return X if drop_constant else moments, LevelReading(icr, information, gaussian)
 
 
@@ -385,13 +391,6 @@ def headline_level(sigmas: Vector, trained_range: tuple[float, float] | None = N
     return int(distance.argmin())
 
 
-def trained_range_of(cube: Cube | None) -> tuple[float, float] | None:
-    """Noise levels that the network was trained on, where the cube records them."""
-    noise = None if cube is None else cube.attrs.get("noise")
-    found = noise.get("trained_range") if isinstance(noise, Mapping) else None
-    return None if found is None else (float(found[0]), float(found[1]))
-
-
 def step_number(step: Any) -> int:
     """A training step: a whole number."""
     try:
@@ -409,6 +408,8 @@ class Space:
     layers : tuple of str
     sigmas : ndarray (n_levels,)
         Ascending; NaN where not known.
+    draws : Draws or None
+        Of the cube.
     cube : Cube or None
     moments : mapping of str to Moments
         By layer; empty where there is a cube.
@@ -416,6 +417,7 @@ class Space:
 
     layers: tuple[str, ...]
     sigmas: Vector
+    draws: Draws | None
     cube: Cube | None
     moments: Mapping[str, Moments]
 
@@ -437,7 +439,7 @@ class Space:
                     f"{type(checkpoint).__name__}{shape}; rows become a cube by icrkit.from_rows"
                 )
             cube = from_arrays(checkpoint)
-        return cls(cube.layers, np.sort(cube.sigmas), cube, {})
+        return cls(cube.layers, np.sort(cube.sigmas), Draws.of(cube), cube, {})
 
     @classmethod
     def _of_moments(cls, moments: Mapping[Any, Any], name: str) -> Space:
@@ -452,9 +454,15 @@ class Space:
                 )
             found[str(layer)] = one
             levels.append(np.sort(np.asarray(one.coords["sigma"] if "sigma" in one.dims else [np.nan], dtype=float)))
-        if not levels or not all(np.array_equal(levels[0], other, equal_nan=True) for other in levels):
+        if not found:
+            raise CubeFormatError(f"{name} has no layers: Moments by layer are wanted, and the mapping is empty")
+        if not all(np.array_equal(levels[0], other, equal_nan=True) for other in levels):
             raise CubeFormatError(f"{name}: every layer's moments must be at the same levels")
-        return cls(tuple(found), levels[0], None, found)
+        return cls(tuple(found), levels[0], None, None, found)
+
+    def bare(self) -> Space:
+        """The same without features or moments: all that is asked of a first checkpoint."""
+        return dataclasses.replace(self, cube=None, moments={})
 
     def level(self, layer: str, k: int) -> Any:
         """Features or moments of a layer at the k-th level."""
@@ -465,6 +473,10 @@ class Space:
         if "sigma" not in moments.dims:
             return moments
         return moments.select(sigma=int(np.argsort(moments.coords["sigma"])[k]))
+
+    def width(self, layer: str) -> int:
+        """Number of features of a layer."""
+        return self.moments[layer].n_features if self.cube is None else self.cube.n_features[layer]
 
     def place(self, name: str, layer: str, k: int) -> str:
         """What to call a layer at a level in a message."""
@@ -478,9 +490,15 @@ class Space:
             raise CubeFormatError(f"no level sigma={sigma:g} here; the levels are {_listed(self.sigmas)}")
         return int(found[0])
 
+    def headline(self, sigma: float | None = None) -> int:
+        """Position of the level that decides: the one asked for, or that of `headline_level`."""
+        if sigma is not None:
+            return self.level_of(sigma)
+        return headline_level(self.sigmas, trained_range_of(self.cube))
+
     def check_alike(self, first: Space, name: str, first_name: str) -> None:
         """Refuse other layers, levels, images or draws than those of the first checkpoint."""
-        if (self.cube is None) != (first.cube is None):
+        if (self.draws is None) != (first.draws is None):
             raise CubeFormatError(f"{first_name} and {name}: give features of all checkpoints, or moments of all")
         if set(self.layers) != set(first.layers):
             raise CubeFormatError(
@@ -488,8 +506,8 @@ class Space:
                 "same, such as by cube.select(layer=...)"
             )
         check_same_levels(self.sigmas, first.sigmas, name, first_name)
-        if self.cube is not None and first.cube is not None:
-            check_same_draws([first.cube, self.cube], [first_name, name])
+        if self.draws is not None and first.draws is not None:
+            first.draws.check(self.draws, first_name, name)
 
 
 def check_same_levels(sigmas: Vector, first: Vector, name: str, first_name: str) -> None:
@@ -514,7 +532,9 @@ def _checkpoints(X: Any) -> Iterator[tuple[int, Any]]:
     if isinstance(X, Cube | Moments | xr.DataArray | xr.Dataset | np.ndarray) or not isinstance(X, Iterable):
         raise CubeFormatError(f"a course is a sequence of (step, cube) pairs, not {type(X).__name__}")
     before: int | None = None
-    for place, item in enumerate(X.items() if isinstance(X, Mapping) else X):
+    places = itertools.count()  # enumerate would hold the last checkpoint while the next one is made
+    for item in X.items() if isinstance(X, Mapping) else X:
+        place = next(places)
         if isinstance(item, Cube):
             if item.step is None:
                 raise CubeFormatError(
@@ -528,8 +548,10 @@ def _checkpoints(X: Any) -> Iterator[tuple[int, Any]]:
         if before is not None and step <= before:
             how = "occurs twice" if step == before else f"comes after step {before}: sort the checkpoints"
             raise CubeFormatError(f"steps must increase, and step {step} {how}")
-        before = step
-        yield step, item[1]
+        before, checkpoint = step, item[1]
+        del item
+        yield step, checkpoint
+        del checkpoint
 
 
 class TrainingCourse(BaseEstimator):  # type: ignore[misc]
@@ -580,7 +602,7 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
     fall_interval_ : (float, float)
         Of the true fall from the truly best step, whichever that is, to the last: the choice is paid for.
     relative_fall_ : float
-        `fall_` over the value at the best step.
+        `fall_` over the value at the best step; NaN where that is not above 0, as it may be where there is almost none.
     turn_ : Turn
         With positions instead of steps, counted from the end of the warm-up.
     by_level_ : xarray.Dataset
@@ -598,7 +620,7 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
     probability of up to 30 %. ``confidence=1 - 0.05 / 6`` (Bonferroni) keeps all of them together below 5 %.
 
     All checkpoints must hold the same images under the same draws. They are read one at a time: one pass for each layer
-    and level, one more for its traces. Nothing of the size of the features is kept.
+    and level, one more for its traces. Nothing of the size of the features is kept, not even of the first checkpoint.
 
     References
     ----------
@@ -661,29 +683,26 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
             Steps that do not increase, or are missing; a checkpoint of other images, views, seeds, folds, layers,
             widths or levels than the first; a layer or level asked for that is not there.
         NotEnoughDataError
-            Fewer than three checkpoints after the warm-up; fewer than 8 folds; too few images for the features.
+            Fewer than three checkpoints after the warm-up; fewer than 8 folds, or, of more than 95 % confidence, than
+            :func:`icrkit.readings.find_turn` needs; too few images for the features.
         DegenerateFeaturesError, IllConditionedError, NonFiniteError
             Of some checkpoint; the message says which.
         """
         criterion_of(self.criterion)
         read = _Reader(self)
         total = len(X) if isinstance(X, Sized) else None
-        for step, checkpoint in tqdm(
-            _checkpoints(X), desc="course", unit="checkpoint", total=total, disable=not progress
-        ):
-            read.checkpoint(step, checkpoint)
+        # A bar around the loop would hold the last checkpoint while the next one is made.
+        with tqdm(desc="course", unit="checkpoint", total=total, disable=not progress) as bar:
+            for step, checkpoint in _checkpoints(X):
+                read.checkpoint(step, checkpoint)
+                del checkpoint
+                bar.update()
         used = [k for k, step in enumerate(read.steps) if step >= self.warm_up]
         if len(used) < 3:
             late = f" from step {self.warm_up} on" if self.warm_up > 0 else ""
             raise NotEnoughDataError(f"a course needs at least three checkpoints, and has {len(used)}{late}")
-        space = read.first
-        level = (
-            headline_level(space.sigmas, trained_range_of(space.cube))
-            if self.sigma is None
-            else space.level_of(self.sigma)
-        )
-        curve = _curve(read, {"layer": list(space.layers), "sigma": space.sigmas})
-        self._judge(_Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], level))
+        curve = _curve(read, {"layer": list(read.first.layers), "sigma": read.first.sigmas})
+        self._judge(_Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], read.level))
         return self
 
     def with_criterion(self, criterion: str) -> Self:
@@ -736,7 +755,7 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         self.turned_ = judged.turn.turned
         self.turned_at_ = None if judged.turn.at is None else int(steps[judged.turn.at])
         self.fall_, self.fall_interval_ = judged.fall, (judged.low, judged.high)
-        self.relative_fall_ = judged.fall / judged.best
+        self.relative_fall_ = judged.fall / judged.best if judged.best > 0 else float("nan")
 
 
 class _Readings(NamedTuple):
@@ -790,11 +809,10 @@ class _Reader:
         name = f"step {step}"
         space = Space.of(checkpoint, name)
         if not self.steps:
-            self.first, self.first_name = space, name
+            self.first, self.first_name = space.bare(), name
             if self._course.layer is not None and self._course.layer not in space.layers:
                 raise CubeFormatError(f"no layer {self._course.layer!r} here; the layers are {', '.join(space.layers)}")
-            if self._course.sigma is not None:
-                space.level_of(self._course.sigma)
+            self.level = space.headline(self._course.sigma)
         else:
             space.check_alike(self.first, name, self.first_name)
         readings = np.empty((len(self.first.layers), len(space.sigmas)), dtype=object)

@@ -20,8 +20,8 @@ from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._crossfit import jackknife_error
 from icrkit.moments import Moments
-from icrkit.readings._pairing import check_same_draws, check_same_folds
-from icrkit.readings._reading import Reading, criterion_of, read_features
+from icrkit.readings._pairing import DRAWN_OF_MODELS, check_same_draws, check_same_folds
+from icrkit.readings._reading import Reading, criterion_of, naming, read_features
 
 __all__ = ["Difference", "PairedTest", "difference", "paired_difference", "paired_test"]
 
@@ -143,11 +143,12 @@ def paired_difference(
     Raises
     ------
     CubeFormatError
-        Other images, views, seeds or folds, or ICR of spaces of different width.
+        Other images, views, seeds or folds, or ICR of spaces of different width. Noise laws may differ: they are the
+        models'.
     NotEnoughDataError
         No folds, or too few images outside a fold.
-    DegenerateFeaturesError, IllConditionedError
-        Constant features, no residual; a singular covariance.
+    DegenerateFeaturesError, IllConditionedError, NonFiniteError
+        Constant features, no residual; a singular covariance; NaN or infinity. The message says whether of a or b.
 
     Notes
     -----
@@ -175,8 +176,13 @@ def paired_difference(
     _check_pair(a, b)
     options: dict[str, Any] = {
         "n_folds": n_folds, "random_state": random_state, "confidence": confidence, "regularization": regularization,
+        "constant": "leave them out of both, as by cube.level().isel(feature=varying) or array[..., varying]",
     }  # fmt: skip
-    (first, (one,)), (second, (other,)) = (read_features(X, (criterion,), **options) for X in (a, b))
+    read = []
+    for name, X in (("a", a), ("b", b)):
+        with naming(name):
+            read.append(read_features(X, (criterion,), **options))
+    (first, (one,)), (second, (other,)) = read
     if one.n_images != other.n_images:
         raise CubeFormatError(
             f"a holds {one.n_images} images, b {other.n_images}: a difference is paired image by image, over the same "
@@ -268,4 +274,4 @@ def _check_pair(a: Any, b: Any) -> None:
         if isinstance(cube, Cube):
             cube.level()  # which says what there is to choose from
     if all(isinstance(cube, Cube) for cube in cubes):
-        check_same_draws(cubes, ["a", "b"])
+        check_same_draws(cubes, ["a", "b"], DRAWN_OF_MODELS)

@@ -6,14 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from icrkit.cube import Cube
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io._durable import write_file
 from icrkit.moments import Moments
@@ -25,18 +23,18 @@ from icrkit.readings._course import (
     Space,
     check_same_levels,
     fold_counts,
-    headline_level,
     read_level,
     step_number,
-    trained_range_of,
 )
-from icrkit.readings._pairing import check_recorded_draws, check_same_folds, recorded_draws
+from icrkit.readings._pairing import check_recorded_draws, check_same_folds
 from icrkit.readings._reading import Reading, criterion_of
 
 __all__ = ["ICRMonitor", "MonitorState"]
 
 _FORMAT, _VERSION = "icrkit-monitor", 1
 _PARAMETERS = ("criterion", "patience", "sigma", "warm_up", *READ_PARAMETERS)
+# What reading parts that are missing, or not what they should be, raises.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +176,12 @@ class ICRMonitor:
         Looks(confidence)  # its check
 
     @property
+    def _parameters(self) -> dict[str, Any]:
+        """By name, numpy's numbers as Python's: what a file can hold, and what comes back from it."""
+        given = {name: getattr(self, name) for name in _PARAMETERS}
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+
+    @property
     def sigmas_(self) -> list[float]:
         """Levels, ascending; NaN where not known."""
         return [] if self._probe is None else list(self._probe.sigmas)
@@ -203,7 +207,7 @@ class ICRMonitor:
             A step that does not come after the one before; other images, views, seeds, folds, features or levels than
             at the first update; several layers.
         NotEnoughDataError
-            Fewer than 8 folds; too few images for the features.
+            Too few folds (see :func:`icrkit.readings.find_turn`); too few images for the features.
         DegenerateFeaturesError, IllConditionedError, NonFiniteError
             Of the features.
 
@@ -231,7 +235,7 @@ class ICRMonitor:
             moments, readings = read_level(
                 space.level(space.layers[0], k),
                 space.place(name, space.layers[0], k),
-                **{name: getattr(self, name) for name in READ_PARAMETERS},
+                **{name: value for name, value in self._parameters.items() if name in READ_PARAMETERS},
             )
             probe = probe.with_counts(moments, name)
             looks = self._levels[k].looks if self._levels else Looks(self.confidence, self.random_state)
@@ -265,7 +269,7 @@ class ICRMonitor:
         return {
             "format": _FORMAT,
             "version": _VERSION,
-            "parameters": {name: getattr(self, name) for name in _PARAMETERS},
+            "parameters": self._parameters,
             "probe": None if self._probe is None else self._probe.to_json(),
             "steps": list(self.steps_),
             "levels": [[_reading_to_json(r) for r in level.readings] for level in self._levels],
@@ -291,22 +295,24 @@ class ICRMonitor:
     def _restore(self, state: Any, name: str) -> None:
         _check_format(state, name)
         try:
+            parameters = self._parameters
+            _check_whole(state)
             for key, there in state["parameters"].items():
-                here = getattr(self, key)
+                here = parameters[key]
                 if here != there and key not in ("criterion", "patience", "warm_up"):
                     raise CubeFormatError(
                         f"{name} is of a monitor with {key}={there!r}, this one has {key}={here!r}: give the same, or "
                         "take ICRMonitor.load, which has them from the file"
                     )
-            new = type(self)(**{key: getattr(self, key) for key in _PARAMETERS})
+            new = type(self)(**parameters)
             if state["probe"] is not None:
                 new._probe = _Probe.from_json(state["probe"])
                 levels = [[_reading_from_json(row) for row in level] for level in state["levels"]]
                 for step, found in zip(state["steps"], zip(*levels, strict=True), strict=True):
-                    new._say(int(step), list(found))
+                    new._say(step, list(found))
         except CubeFormatError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _DAMAGE as error:
             raise CubeCorruptError(f"{name} is damaged: {type(error).__name__} {error}") from error
         self.__dict__.update(new.__dict__)
         for level in self._levels:
@@ -340,6 +346,11 @@ class ICRMonitor:
         CubeCorruptError
             The file is damaged.
         FileNotFoundError
+
+        Notes
+        -----
+        All looks are made again, each against all before it: a level of 100 checkpoints takes a third of a second, one
+        of 400 five seconds.
         """
         try:
             state = json.loads(Path(path).read_bytes())
@@ -348,7 +359,7 @@ class ICRMonitor:
         _check_format(state, str(path))
         try:
             monitor = cls(**state["parameters"])
-        except (KeyError, TypeError, ValueError) as error:
+        except _DAMAGE as error:
             raise CubeCorruptError(f"{path} is damaged: {type(error).__name__} {error}") from error
         monitor._restore(state, str(path))
         return monitor
@@ -416,36 +427,34 @@ class _Probe:
 
     @classmethod
     def of(cls, space: Space, sigma: float | None) -> _Probe:
-        layer, cube = space.layers[0], space.cube
-        headline = headline_level(space.sigmas, trained_range_of(cube)) if sigma is None else space.level_of(sigma)
+        layer, draws = space.layers[0], space.draws
+        headline, width = space.headline(sigma), space.width(layer)
         sigmas = tuple(float(s) for s in space.sigmas)
-        if cube is None:
+        if draws is None:
             moments = space.moments[layer]
             n_images = int(np.atleast_2d(moments.n_images)[0].sum())
-            return cls(layer, sigmas, headline, None, n_images, moments.n_views, moments.n_features, {})
-        width = cube.n_features[layer]
-        return cls(layer, sigmas, headline, _digest(cube.image_ids), len(cube), cube.n_views, width, _drawn(cube))
+            return cls(layer, sigmas, headline, None, n_images, moments.n_views, width, {})
+        images = _digest(draws.ids)
+        return cls(layer, sigmas, headline, images, len(draws.ids), draws.n_views, width, draws.recorded)
 
     def check(self, space: Space, name: str) -> None:
         """Refuse another layer, levels, images, draws or width."""
-        layer, cube = space.layers[0], space.cube
+        layer, draws = space.layers[0], space.draws
         if layer != self.layer:
             raise CubeFormatError(f"{name} is of layer {layer!r}, {self.first} was of {self.layer!r}")
         check_same_levels(space.sigmas, np.array(self.sigmas), name, self.first)
-        if (cube is None) != (self.images is None):
+        if (draws is None) != (self.images is None):
             raise CubeFormatError(f"{self.first} and {name}: give features at every step, or moments at every step")
-        if cube is None:
-            width = space.moments[layer].n_features
-        else:
-            width = cube.n_features[layer]
-            if len(cube) != self.n_images or _digest(cube.image_ids) != self.images:
+        if draws is not None:
+            if len(draws.ids) != self.n_images or _digest(draws.ids) != self.images:
                 raise CubeFormatError(
-                    f"{name} holds other images ({len(cube)}) than {self.first} ({self.n_images}), or other ids of "
-                    "them. Differences are paired image by image: extract the same images at every step"
+                    f"{name} holds other images ({len(draws.ids)}) than {self.first} ({self.n_images}), or other ids "
+                    "of them. Differences are paired image by image: extract the same images at every step"
                 )
-            if cube.n_views != self.n_views:
-                raise CubeFormatError(f"{name} has {cube.n_views} views, {self.first} {self.n_views}: use as many")
-            check_recorded_draws(self.draws, _drawn(cube), self.first, name)
+            if draws.n_views != self.n_views:
+                raise CubeFormatError(f"{name} has {draws.n_views} views, {self.first} {self.n_views}: use as many")
+            check_recorded_draws(self.draws, draws.recorded, self.first, name)
+        width = space.width(layer)
         if width != self.n_features:
             raise CubeFormatError(
                 f"{name} has {width} features, {self.first} had {self.n_features}: is it the same layer of the same "
@@ -469,19 +478,14 @@ class _Probe:
     @classmethod
     def from_json(cls, contents: dict[str, Any]) -> _Probe:
         sigmas = tuple(math.nan if s is None else float(s) for s in contents["sigmas"])
+        if not 0 <= contents["headline"] < len(sigmas):
+            raise ValueError(f"of {len(sigmas)} levels number {contents['headline']} decides")
         return cls(**contents | {"sigmas": sigmas, "fold_images": tuple(contents["fold_images"])})
 
 
-def _digest(image_ids: NDArray[Any]) -> str:
+def _digest(image_ids: Iterable[str]) -> str:
     """Of the images, in any order."""
-    ids = "\0".join(sorted(map(str, image_ids)))
-    return hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
-
-
-def _drawn(cube: Cube) -> dict[str, Any]:
-    """What the cube records of its draws, as it comes back from a file: tuples are lists there."""
-    found: dict[str, Any] = json.loads(json.dumps(recorded_draws(cube), default=str))
-    return found
+    return hashlib.blake2b("\0".join(sorted(image_ids)).encode(), digest_size=16).hexdigest()
 
 
 def _check_format(state: Any, name: str) -> None:
@@ -490,6 +494,17 @@ def _check_format(state: Any, name: str) -> None:
         raise CubeFormatError(f"{name} is no monitor's")
     if state.get("version") != _VERSION:
         raise CubeFormatError(f"{name} is of version {state.get('version')}; this icrkit reads version {_VERSION}")
+
+
+def _check_whole(state: Mapping[str, Any]) -> None:
+    """Refuse parts that contradict each other, or that no monitor writes."""
+    names, steps = set(state["parameters"]), state["steps"]
+    if names != set(_PARAMETERS):
+        raise ValueError(f"parameters {', '.join(sorted(names ^ set(_PARAMETERS)))} are missing or not known")
+    if not all(type(step) is int for step in steps) or sorted(set(steps)) != list(steps):
+        raise ValueError("steps are not whole numbers in ascending order")
+    if steps and state["probe"] is None:
+        raise ValueError("there are steps, and not what was seen at them")
 
 
 def _row(state: MonitorState) -> dict[str, Any]:

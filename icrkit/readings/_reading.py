@@ -7,22 +7,25 @@ chapter 11) keeps what both share out of the error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from icrkit.exceptions import IllConditionedError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._crossfit import crossfit, jackknife_error
-from icrkit.metrics._decomposition import ResidualModel
+from icrkit.metrics._decomposition import ResidualModel, constant_features
 from icrkit.metrics._information import information
 from icrkit.moments import Moments
 
-__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "read", "read_features"]
+__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "fold_contributions", "naming", "read", "read_features"]
 
 Vector = NDArray[np.float64]
+
+_READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
 
 
 class Criterion(NamedTuple):
@@ -160,6 +163,7 @@ def read_features(
     random_state: int = 0,
     confidence: float = 0.95,
     regularization: float = 0.0,
+    constant: str | None = None,
 ) -> tuple[Moments, list[Reading]]:
     """Moments of one layer at one level, from one pass, and a reading of each criterion.
 
@@ -172,27 +176,75 @@ def read_features(
         Folds over images, and the seed of their hash.
     confidence, regularization : float
         As for `read`.
+    constant : str, optional
+        What to do about constant features, for the message of a reading that cannot drop them.
 
     Returns
     -------
     Moments, list of Reading
+
+    Raises
+    ------
+    NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError
+        As `read`; NaN or infinity.
 
     Notes
     -----
     The pass judges its precision by the residual alone. Where a criterion's conditioning asks for more, the features
     are read a second time, in float64.
     """
-    options: dict[str, Any] = {"confidence": confidence, "regularization": regularization}
+
+    def read_all(moments: Moments) -> tuple[Moments, list[Reading]]:
+        options: dict[str, Any] = {"confidence": confidence, "regularization": regularization}
+        try:
+            return moments, [read(moments, criterion, **options) for criterion in criteria]
+        except DegenerateFeaturesError as error:
+            never = [] if constant is None else constant_features(moments.total).tolist()
+            if not never:
+                raise
+            which = f"{', '.join(map(str, never[:10]))}{', ...' if len(never) > 10 else ''}"
+            raise DegenerateFeaturesError(
+                f"{len(never)} of {moments.n_features} features are constant ({which}), such as dead units: {constant}"
+            ) from error
+
     if isinstance(X, Moments):
-        return X, [read(X, criterion, **options) for criterion in criteria]
+        return read_all(X)
     moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state)
     try:
-        return moments, [read(moments, criterion, **options) for criterion in criteria]
+        return read_all(moments)
     except IllConditionedError:
         if moments.products == "float64":
             raise
-    moments = Moments.from_cube(X, n_folds=n_folds, random_state=random_state, dtype="float64")
-    return moments, [read(moments, criterion, **options) for criterion in criteria]
+    return read_all(Moments.from_cube(X, n_folds=n_folds, random_state=random_state, dtype="float64"))
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Errors of what is read inside say where: ``place`` comes before their message."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def fold_contributions(merits: ArrayLike, replicates: Vector) -> Vector:
+    """What each fold of images contributes to a merit; the error of the mean of contributions is the jackknife's.
+
+    Parameters
+    ----------
+    merits : float or array (...,)
+    replicates : ndarray (..., n_folds)
+        Merit without each fold.
+
+    Returns
+    -------
+    ndarray (..., n_folds)
+        merit + (G - 1)(mean of replicates - replicates): their mean is the merit.
+    """
+    others = replicates.shape[-1] - 1
+    shifts = others * (replicates.mean(axis=-1, keepdims=True) - replicates)
+    contributions: Vector = np.asarray(merits, dtype=np.float64)[..., None] + shifts
+    return contributions
 
 
 def merits(readings: Sequence[Reading]) -> tuple[Vector, Vector]:

@@ -32,6 +32,7 @@ __all__ = ["SampleSize", "sample_size", "sample_size_curve"]
 
 MOST_IMAGES = 10**9
 _LEAST_DOF = 1.5  # residual degrees of freedom, held out, to a feature: the least that was studied
+_WITHOUT = "leave them out, as by cube.level().isel(feature=varying) or array[..., varying]"
 _PILOT_FOLDS = (10, 50)  # the more, the better its variance is known; of four images or more
 
 
@@ -150,12 +151,12 @@ def sample_size(
     if operator.index(n_folds) < 2:
         raise ValueError(f"n_folds must be 2 or more, not {n_folds}: the interval rests on what differs between folds")
     if isinstance(pilot, Moments):
-        moments, (reading,) = read_features(pilot, (criterion,), confidence=confidence)
+        moments, (reading,) = read_features(pilot, (criterion,), confidence=confidence, constant=_WITHOUT)
     else:
         features = as_features(pilot)
         folds = int(np.clip(features.shape[0] // 4, *_PILOT_FOLDS))
         options: dict[str, Any] = {"n_folds": folds, "random_state": random_state, "confidence": confidence}
-        moments, (reading,) = read_features(features, (criterion,), **options)
+        moments, (reading,) = read_features(features, (criterion,), constant=_WITHOUT, **options)
     n, v, d = reading.n_images, reading.n_views, reading.n_features
     if (n - 1) * (v - 1) < 2 * d:
         warnings.warn(

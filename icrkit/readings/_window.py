@@ -20,7 +20,16 @@ from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._decomposition import ResidualModel
 from icrkit.metrics._icr import plug_in_snr
-from icrkit.readings._reading import CRITERIA, Reading, criterion_of, merits, read_features
+from icrkit.readings._pairing import sigma_range, trained_range_of
+from icrkit.readings._reading import (
+    CRITERIA,
+    Reading,
+    criterion_of,
+    fold_contributions,
+    merits,
+    naming,
+    read_features,
+)
 
 __all__ = ["SemanticWindow", "best_levels", "p_best", "window_around"]
 
@@ -93,8 +102,7 @@ def p_best(values: Vector, replicates: Vector) -> Vector:
     Hsu 1984, Annals of Statistics 12(3), 1136-1144. Langsrud 2005, Statistics and Computing 15(1), 53-60.
     """
     n_folds = replicates.shape[1]
-    # Contributions of the folds: their mean is the merit, and the error of their mean is the jackknife's.
-    folds = values[:, None] + (n_folds - 1) * (replicates.mean(axis=1, keepdims=True) - replicates)
+    folds = fold_contributions(values, replicates)
     folds = folds - folds.mean(axis=0)  # what all levels share cancels in every difference
     directions = np.random.default_rng(0).standard_normal((_N_ROTATIONS, n_folds))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -221,6 +229,8 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         ------
         CubeFormatError
             Fewer than three levels, levels that are not known, none inside the trained range, or no such layer.
+        NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError
+            Of some layer at some level; the message says which.
         """
         criterion_of(self.criterion)
         cube = X if isinstance(X, Cube) else Cube(X)
@@ -284,25 +294,23 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         if isinstance(found, str):
             if found != "auto":
                 raise ValueError(f"trained_range must be 'auto', None or (low, high), not {found!r}")
-            noise = cube.attrs.get("noise")
-            found = noise.get("trained_range") if isinstance(noise, dict) else None
-        if found is None:
-            return None
-        low, high = (float(sigma) for sigma in found)
-        return low, high
+            return trained_range_of(cube)
+        return None if found is None else sigma_range(found, "trained_range")
 
     def _sweep(self, cube: Cube, layer: str, sigmas: Vector, trained: NDArray[np.bool_]) -> _Layer:
         readings: dict[str, list[Reading]] = {name: [] for name in CRITERIA}
         plugins = []
         for sigma in sigmas:
-            moments, found = read_features(
-                cube.select(layer=layer, sigma=sigma),
-                tuple(CRITERIA),
-                n_folds=self.n_folds,
-                random_state=self.random_state,
-                confidence=self.confidence,
-                regularization=self.regularization,
-            )
+            with naming(f"layer {layer}, sigma {sigma:g}"):
+                moments, found = read_features(
+                    cube.select(layer=layer, sigma=sigma),
+                    tuple(CRITERIA),
+                    n_folds=self.n_folds,
+                    random_state=self.random_state,
+                    confidence=self.confidence,
+                    regularization=self.regularization,
+                    constant=f"leave them out at every level, as by cube[{layer!r}].isel(feature=varying)",
+                )
             plugins.append(1 / (1 + plug_in_snr(ResidualModel(moments.total, self.regularization), moments.total)))
             for name, reading in zip(CRITERIA, found, strict=True):
                 readings[name].append(reading)

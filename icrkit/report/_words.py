@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ def interval(low: float, high: float, criterion: str) -> str:
 
 
 def share(value: float) -> str:
-    """A share in percent, to two digits where it is small: ``12%``, ``5%``, ``0.12%``."""
+    """A share in percent, to two digits where it is small: ``12%``, ``5%``, ``0.12%``; a dash where there is none."""
+    if math.isnan(value):
+        return "–"
     percent = 100 * value
     return f"{percent:.0f}%" if abs(percent) >= 9.95 else f"{percent:.2g}%"
 

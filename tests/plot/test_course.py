@@ -86,6 +86,31 @@ def test_levels_and_series_have_panels_of_their_own() -> None:
     assert display.axes_[4].get_xlim() == display.axes_[0].get_xlim()
 
 
+def test_a_level_without_a_share_is_named_and_not_drawn() -> None:
+    shares = {"σ 0.3": VALUE / 4, "σ 3": np.full(4, np.nan)}
+    ax = CourseDisplay(step=STEP, criteria=CRITERIA, levels=shares, best_step=200).plot().axes_[2]
+    assert drawn(ax, VALUE / 4) and len([line for line in ax.get_lines() if len(line.get_xdata()) == 4]) == 1
+    assert [text.get_text() for text in ax.texts] == ["σ 0.3"]
+    assert "not drawn, since its best is not above 0: σ 3" in words(ax)
+    ax.figure.canvas.draw()
+    assert "not drawn" not in words(CourseDisplay(step=STEP, criteria=CRITERIA, levels={"a": ICR}).plot().axes_[2])
+
+
+def test_a_best_that_is_not_positive_has_no_share() -> None:
+    noise = np.random.default_rng(0).standard_normal((200, 2, 1, 6))
+    signal = np.random.default_rng(1).standard_normal((200, 1, 1, 6))
+    cubes = [
+        (step, ik.from_arrays({"mid": np.concatenate([signal * snr + noise, rest], axis=2)}, sigmas=[0.3, 3.0]))
+        for step, snr, rest in zip(
+            STEP, (1, 2, 3, 4), np.random.default_rng(13).standard_normal((4, 200, 2, 1, 6)), strict=True
+        )
+    ]
+    fitted = TrainingCourse().fit(cubes)
+    assert fitted.curve_["information"].sel(sigma=3.0).max() < 0 < fitted.curve_["information"].sel(sigma=0.3).min()
+    display = CourseDisplay.from_estimator(fitted, levels=True)
+    assert display.levels["σ 0.3"].max() == 1 and np.isnan(display.levels["σ 3"]).all()
+
+
 def test_fewer_axes_leave_the_last_panels_out() -> None:
     figure, ax = plt.subplots()
     display = CourseDisplay(step=STEP, criteria=CRITERIA).plot(ax)

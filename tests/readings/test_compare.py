@@ -102,6 +102,11 @@ def test_steps_and_trained_levels_come_from_the_cubes():
     got = compare({"a": one, "b": parts}, "icr")
     assert got["step"].tolist() == [400, 400, pd.NA, pd.NA]
     assert got["trained"].tolist() == [True, False, pd.NA, pd.NA]
+    wrong = ik.from_arrays(
+        parts["features"].to_numpy(), sigmas=parts.sigmas, attrs={"noise": {"trained_range": (1, 2, 3)}}
+    )
+    with pytest.raises(CubeFormatError, match=r"must be two noise levels, \(low, high\), not \(1, 2, 3\)"):
+        compare(wrong, "icr")
 
 
 def test_layers_and_levels_can_be_chosen(cube):

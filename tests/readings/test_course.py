@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -193,12 +195,31 @@ def test_one_checkpoint_is_the_best_of_itself():
         ([1, 2, 3], np.ones((2, 8)), 0.95, ValueError, r"\(n_steps,\)"),
         ([], np.ones((0, 8)), 0.95, ValueError, r"\(n_steps,\)"),
         ([1, 2], np.ones((2, 8)), 1.0, ValueError, "between 0 and 1"),
+        (
+            [1, 2],
+            np.ones((2, 8)),
+            0.99,
+            NotEnoughDataError,
+            "8 folds of images, 11 are the least at a confidence of 0.99",
+        ),
+        ([1, 2], np.ones((2, 20)), 0.99995, ValueError, "0.99995 is too near 1.*Give 0.999"),
         ([[1, 2]], np.ones((2, 8)), 0.95, ValueError, r"\(n_steps,\)"),
     ],
 )
 def test_find_turn_refuses(heights, without, confidence, error, words):
     with pytest.raises(error, match=words):
         find_turn(heights, without, confidence)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "folds"), [(0.8, 8), (0.95, 8), (0.96, 9), (0.99, 11), (1 - 0.05 / 6, 11), (0.999, 14)]
+)
+def test_with_the_least_folds_the_first_look_can_call_a_turn(confidence, folds):
+    heights, without = from_folds(np.tile([[3.0], [0.0]], (1, folds)))
+    assert find_turn(heights, without, confidence).at == 1
+    assert folds == 8 or int((1 - confidence) / 11 * 2 ** (folds - 1)) == 0  # with fewer no sign change may cross
+    with pytest.raises(NotEnoughDataError, match=f"{folds} are the least at a confidence of"):
+        find_turn(heights, without[:, 1:], confidence)
 
 
 # ---- a course of features -------------------------------------------------------------------------------------------
@@ -395,6 +416,40 @@ def test_dead_units_are_dropped_when_asked(course, cubes):
     np.testing.assert_array_equal(same.curve_["icr"], dropped.curve_["icr"])
 
 
+def test_a_layer_that_is_dead_throughout_is_named(cubes):
+    given = {step: cube.level().to_numpy() for step, cube in cubes.items()} | {500: np.ones((240, 2, 4))}
+    for way in (given, {step: Moments.from_cube(h, n_folds=20) for step, h in given.items()}):
+        with pytest.raises(DegenerateFeaturesError, match="step 500, layer features: every feature is constant"):
+            TrainingCourse(drop_constant=True).fit(way)
+
+
+@pytest.mark.parametrize("make", [lambda h: h, lambda h: ik.from_arrays(h), lambda h: Moments.from_cube(h, n_folds=20)])
+@pytest.mark.parametrize("progress", [False, True])
+def test_no_checkpoint_is_held_while_the_next_one_is_made(make, progress):
+    held, checkpoints, features = [], [], checkpoint(0.5).level().to_numpy()
+
+    def training():
+        for step in range(4):
+            gc.collect()
+            held.append(sum(one() is not None for one in checkpoints))
+            x = make(features + step)
+            checkpoints.append(weakref.ref(x))
+            yield step, x
+            del x
+
+    course = TrainingCourse().fit(training(), progress=progress)
+    gc.collect()
+    assert course.curve_.sizes["step"] == 4 and held == [0, 0, 0, 0]
+    assert not any(one() is not None for one in checkpoints)
+
+
+def test_a_share_of_nothing_is_no_number():
+    rng = np.random.default_rng(20)  # noise, of which the corrected value is below 0 at all three
+    course = TrainingCourse().fit([(step, rng.standard_normal((60, 2, 4))) for step in range(3)])
+    assert (course.curve_["information"] < 0).all()
+    assert course.fall_ > 0 and np.isnan(course.relative_fall_)
+
+
 def test_a_fall_of_icr_is_the_difference_of_its_values():
     best, last = (read(Moments.from_cube(checkpoint(icr), n_folds=10), "icr") for icr in (0.3, 0.5))
     assert fall_between(best, last, best.merit - last.merit) == pytest.approx(last.value - best.value)
@@ -441,6 +496,12 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ([(1, without_folds(0))], NotEnoughDataError, "step 1: the moments of layer 'features' have no folds"),
     ([(1, without_folds(5))], NotEnoughDataError, "step 1, layer features: a turn cannot be tested with 5 folds"),
     ([(1, without_folds(20)), (2, without_folds(10))], CubeFormatError, "the folds of step 2, layer features hold"),
+    ([(1, {})], CubeFormatError, "step 1 has no layers: Moments by layer are wanted"),
+    (
+        [(1, ik.from_arrays({"a": np.ones((40, 2, 4))}, sigmas=[1.0], attrs={"noise": {"trained_range": (1, 2, 3)}}))],
+        CubeFormatError,
+        r'attrs\["noise"\]\["trained_range"\] must be two noise levels, \(low, high\), not \(1, 2, 3\)',
+    ),
     ([(1, {"a": PLAIN})], CubeFormatError, "step 1: Moments of layer 'a' are wanted, not Cube"),
     ([(1, np.zeros((40, 4)))], CubeFormatError, r"step 1: .* not ndarray of shape \(40, 4\); rows become"),
     ([(1, PLAIN), (200, np.ones((240, 2, 4)))], CubeFormatError, "step 200 has levels nan"),
@@ -473,18 +534,24 @@ def test_a_fit_that_fails_leaves_the_one_before(cubes):
 
 @pytest.mark.parametrize("criterion", ["information", "icr"])
 def test_what_a_course_tests_is_read_off_each_checkpoint(criterion):
-    # So few images that the two estimators differ.
-    cubes = {k: make_heavy(icr, k) for k, icr in enumerate([0.7, 0.3, 0.4, 0.45, 0.5, 0.6])}
+    # So few images, and such seeds, that the two estimators differ, and what they say together does too.
+    first, alone, together = {
+        "information": (180, [False, False, False, True, True, False], [False, False, False, False, True, False]),
+        "icr": (120, [False, False, False, False, True, True], [False] * 6),
+    }[criterion]
+    cubes = {k: make_heavy(icr, first + k) for k, icr in enumerate([0.7, 0.3, 0.36, 0.4, 0.42, 0.45])}
     course = TrainingCourse(criterion).fit(cubes)
     moments = [Moments.from_cube(h, n_folds=20) for h in cubes.values()]
     heights, without = merits([read(m, criterion) for m in moments])
     second = [invariant_information(m, "gaussian") for m in moments]
     if criterion == "icr":
-        second = without.mean(axis=1)
+        second = without.mean(axis=1).tolist()
         plug_in = [np.log(1 / ik.icr(m) - 1 + 1 / 2) for m in moments]
         np.testing.assert_allclose(second, plug_in, atol=0.15)
+    assert [r[0, 0].look(criterion)[2] for r in course._readings.readings] == second
     turn = find_turn(heights, without, second=second)
-    assert turn.significant.tolist() == course.turn_.significant.tolist()
+    assert turn.significant.tolist() == course.turn_.significant.tolist() == together
+    assert find_turn(heights, without).significant.tolist() == alone
     assert (turn.fall, turn.low, turn.high) == (course.turn_.fall, course.turn_.low, course.turn_.high)
     assert np.abs(heights - second).min() > 0.05
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import icrkit as ik
-from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.moments import Moments
 from icrkit.readings._difference import difference, paired_difference, paired_test
 from icrkit.readings._reading import CRITERIA, Reading, read
@@ -200,6 +200,41 @@ def test_images_and_draws_that_do_not_pair_are_refused():
         paired_difference(*(Moments.from_cube(x, random_state=k) for k, x in enumerate((a, b))))
     with pytest.raises(CubeFormatError, match="one layer and one noise level are needed"):
         paired_difference(cube, cube)
+
+
+@pytest.mark.parametrize("noise", [{"name": "VP"}, {"name": "EDM", "sigma_data": 0.6}])
+def test_models_of_other_noise_laws_pair_by_the_draws_they_share(noise):
+    a, b = pair(0, (0.3, 0.5))
+    laws = [{"name": "EDM", "sigma_data": 0.5, "trained_range": (0.1, 2.0)}, noise]
+    cubes = [ik.from_arrays(h, attrs={"seed": 3, "noise": law}) for h, law in zip((a, b), laws, strict=True)]
+    assert paired_difference(*cubes) == paired_difference(a, b)
+    with pytest.raises(CubeFormatError, match="b and a differ in seed: 4 against 3"):
+        paired_difference(cubes[0], ik.from_arrays(b, attrs={"seed": 4, "noise": noise}))
+
+
+def test_constant_features_are_named_with_what_to_do():
+    a, b = pair(0, (0.3, 0.5))
+    dead = b.copy()
+    dead[:, :, 2] = 7.0
+    with pytest.raises(
+        DegenerateFeaturesError, match=r"^b: 1 of 6 features are constant \(2\), such as dead units: "
+    ) as e:
+        paired_difference(a, dead)
+    assert "drop_constant" not in str(e.value) and "cube.level().isel(feature=varying)" in str(e.value)
+    with pytest.raises(DegenerateFeaturesError, match=r"^a: 1 of 6"):
+        paired_difference(Moments.from_cube(dead), Moments.from_cube(b), criterion="information")
+    # What the message says to do can be done.
+    varying = [0, 1, 3, 4, 5]
+    cubes = [ik.from_arrays(h).level().isel(feature=varying) for h in (a, dead)]
+    assert paired_difference(*cubes) == paired_difference(a[..., varying], dead[..., varying])
+
+
+def test_other_errors_say_of_which():
+    a, b = pair(0, (0.3, 0.5))
+    with pytest.raises(NonFiniteError, match=r"^b: "):
+        paired_difference(a, np.where(b > 3, np.nan, b))
+    with pytest.raises(NotEnoughDataError, match=r"^a: "):
+        paired_difference(a[:7], b[:7])
 
 
 def test_icr_of_other_widths_is_refused_and_information_is_not():

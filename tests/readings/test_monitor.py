@@ -110,6 +110,8 @@ def test_dead_units_are_dropped_when_asked():
 
     state = follow(ICRMonitor(drop_constant=True), make).state_
     assert (state.information, state.turned_at) == (pytest.approx(follow(ICRMonitor()).state_.information), 400)
+    with pytest.raises(DegenerateFeaturesError, match="step 1, layer features: every feature is constant"):
+        ICRMonitor(drop_constant=True).update(1, np.ones((240, 2, 4)))
     with pytest.raises(DegenerateFeaturesError, match=r"step 10, layer features: 1 of 5 .* drop_constant=True"):
         follow(ICRMonitor(), make)
 
@@ -121,6 +123,64 @@ def test_tensors_are_taken_as_they_are():
 
 
 # ---- a restart ------------------------------------------------------------------------------------------------------
+
+
+def heavy(criterion: str, k: int, icr: float) -> np.ndarray:
+    """So few images, and such seeds, that one estimator calls a turn where the other does not."""
+    seed = {"information": 180, "icr": 120}[criterion] + k
+    return ik.datasets.make_heavy_cube(n_images=120, n_features=20, icr=icr, random_state=seed).level().to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "stops"), [("information", [False, False, False, False, True, False]), ("icr", [False] * 6)]
+)
+def test_both_estimators_are_asked_and_come_back_from_a_file(tmp_path, criterion, stops):
+    path, monitor = tmp_path / "monitor.json", ICRMonitor(criterion)
+    for k, icr in enumerate([0.7, 0.3, 0.36, 0.4, 0.42, 0.45]):
+        monitor.update(k, heavy(criterion, k, icr))
+        monitor.save(path)
+        (rows,) = json.loads(path.read_text())["levels"]
+        assert all(isinstance(row["gaussian"], float) for row in rows)
+        monitor = ICRMonitor.load(path)
+    assert [row["should_stop"] for row in monitor.history_] == stops
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"warm_up": np.int64(5)},
+        {"n_folds": np.int64(20), "patience": np.uint8(2), "random_state": np.int32(1)},
+        {"sigma": np.float32(0.5), "confidence": np.float32(0.9), "regularization": np.float16(0.0)},
+        {"drop_constant": np.bool_(True)},
+    ],
+    ids=str,
+)
+def test_parameters_of_numpy_are_saved(tmp_path, options):
+    path, monitor = tmp_path / "monitor.json", ICRMonitor(**options)
+    monitor.patience = np.int64(1)  # set later too
+    monitor.update(10, features([0.6, 0.5], sigmas=[0.5, 1.0]))
+    monitor.save(path)
+    assert json.loads(json.dumps(monitor.state_dict())) == json.loads(path.read_text())
+    loaded = ICRMonitor.load(path)
+    assert loaded.state_ == monitor.state_ and loaded.state_dict() == monitor.state_dict()
+    monitor.load_state_dict(loaded.state_dict())
+    assert type(loaded.patience) is int
+
+
+def test_draws_recorded_in_numpy_or_tuples_are_those_of_the_file(tmp_path):
+    def recorded(icr, **attrs):
+        made = features(icr)
+        return ik.Cube(made.to_xarray().assign_attrs(attrs))
+
+    noise = {"name": "EDM", "trained_range": (0.1, 2.0)}
+    monitor = ICRMonitor()
+    monitor.update(10, recorded(0.6, seed=np.int64(3), noise=noise))
+    monitor.save(tmp_path / "monitor.json")
+    again = recorded(0.5, seed=3, noise={**noise, "trained_range": [0.1, 2.0]})
+    for other in (monitor, ICRMonitor.load(tmp_path / "monitor.json")):
+        other.update(20, again)
+        with pytest.raises(CubeFormatError, match="differ in seed: 4 against 3"):
+            other.update(30, recorded(0.5, seed=np.int64(4), noise=noise))
 
 
 @pytest.mark.parametrize("make", [features, several, lambda icr: Moments.from_cube(several(icr), n_folds=16)])
@@ -211,6 +271,39 @@ def test_a_damaged_or_foreign_file(tmp_path, change, error, words):
         ICRMonitor.load(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state["probe"].update(headline=7), "of 1 levels number 7 decides"),
+        (lambda state: state["probe"].update(headline=-1), "of 1 levels number -1 decides"),
+        (lambda state: state["probe"].update(headline=None), "TypeError"),
+        (lambda state: state.update(parameters={}), "parameters confidence, criterion, .* are missing or not known"),
+        (lambda state: state["parameters"].pop("warm_up"), "parameters warm_up are missing"),
+        (lambda state: state["parameters"].update(speed=1), "speed"),
+        (lambda state: state.update(parameters=[]), "TypeError"),
+        (lambda state: state.update(steps=[100, 10]), "whole numbers in ascending order"),
+        (lambda state: state.update(steps=[10, 10]), "whole numbers in ascending order"),
+        (lambda state: state.update(steps=[10.0, 100]), "whole numbers in ascending order"),
+        (lambda state: state.update(steps=[10, float("inf")]), "whole numbers in ascending order"),
+        (lambda state: state.update(steps=None), "TypeError"),
+        (lambda state: state.update(probe=None), "there are steps, and not what was seen at them"),
+        (lambda state: state.update(levels=[]), "ValueError"),
+        (lambda state: state["levels"][0][1].pop("gaussian"), "KeyError"),
+    ],
+)
+def test_parts_that_do_not_fit_are_damage(tmp_path, change, words):
+    path, whole = tmp_path / "monitor.json", follow(ICRMonitor(), steps=STEPS[:2])
+    state = json.loads(json.dumps(whole.state_dict()))
+    change(state)
+    path.write_text(json.dumps(state).replace("Infinity", "1e400"))
+    with pytest.raises(CubeCorruptError, match=rf"monitor\.json is damaged: .*{words}"):
+        ICRMonitor.load(path)
+    before = repr(whole.history_)
+    with pytest.raises(CubeCorruptError, match="the state is damaged"):
+        whole.load_state_dict(state)
+    assert repr(whole.history_) == before
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 ARRAY = features(0.5).level().to_numpy()
@@ -265,6 +358,7 @@ def test_what_does_not_belong_is_refused_and_changes_nothing(tmp_path, step, X, 
         (Moments.from_cube(ARRAY, n_folds=0), NotEnoughDataError, "have no folds"),
         (Moments.from_cube(ARRAY, n_folds=4), NotEnoughDataError, "cannot be tested with 4 folds"),
         (np.ones((240, 2, 4)), DegenerateFeaturesError, "step 1, layer features: 4 of 4"),
+        ({}, CubeFormatError, "step 1 has no layers"),
     ],
 )
 def test_a_first_update_that_fails_leaves_it_new(X, error, words):
@@ -273,6 +367,13 @@ def test_a_first_update_that_fails_leaves_it_new(X, error, words):
         monitor.update(1, X)
     assert monitor.state_ is None and monitor.steps_ == [] == monitor.sigmas_
     assert monitor.update(1, features(0.5)).best_step == 1
+
+
+def test_more_confidence_needs_more_folds():
+    with pytest.raises(
+        NotEnoughDataError, match=r"step 1: .* 10 folds of images, 11 are the least at a confidence of 0\.99"
+    ):
+        ICRMonitor(confidence=0.99, n_folds=10).update(1, features(0.5))
 
 
 def test_moments_of_other_images_are_refused_by_their_folds():

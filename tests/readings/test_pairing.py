@@ -8,7 +8,7 @@ import pytest
 import icrkit as ik
 from icrkit.exceptions import CubeFormatError
 from icrkit.moments import Moments
-from icrkit.readings._pairing import check_same_draws, check_same_folds
+from icrkit.readings._pairing import DRAWN_OF_MODELS, check_same_draws, check_same_folds, trained_range_of
 
 H = np.random.default_rng(0).standard_normal((12, 2, 3))
 ATTRS = {"seed": 0, "views": {"name": "Paper", "level": 3}, "noise": {"name": "EDM", "sigma_data": 0.5}}
@@ -59,6 +59,41 @@ def test_other_draws_are_named_with_both_values():
         check_same_draws([cube(), cube(noise={"name": "VP"})], ["a", "b"])
     with pytest.raises(CubeFormatError, match="b has 3 views, a 2: use as many"):
         check_same_draws([cube(), cube(h=np.ones((12, 3, 3)))], ["a", "b"])
+
+
+def test_of_two_models_the_noise_law_may_differ_and_the_draws_may_not():
+    other = cube(noise={"name": "VP"}, encode={"name": "vae"})
+    check_same_draws([cube(encode={"name": "none"}), other], ["a", "b"], DRAWN_OF_MODELS)
+    for attrs in ({"seed": 1}, {"views": {"name": "Fashion"}}):
+        with pytest.raises(CubeFormatError, match=f"differ in {next(iter(attrs))}"):
+            check_same_draws([cube(), cube(**attrs)], ["a", "b"], DRAWN_OF_MODELS)
+
+
+def test_a_record_in_memory_is_that_of_its_file():
+    attrs = {
+        "seed": np.int64(0),
+        "views": {"level": np.int32(3), "angles": np.array([1.0, 2.0]), "mirror": np.bool_(True)},
+        "noise": {"name": "EDM", "sigma_data": np.float64(0.5), "trained_range": (0.1, 2.0)},
+    }
+    plain = {
+        "seed": 0,
+        "views": {"level": 3, "angles": [1.0, 2.0], "mirror": True},
+        "noise": {"name": "EDM", "sigma_data": 0.5, "trained_range": [0.1, 2.0]},
+    }
+    check_same_draws([cube(**attrs), cube(**plain), cube(**attrs)], ["a", "b", "c"])
+    with pytest.raises(CubeFormatError, match=r"differ in noise: .*\[0\.1, 3\.0\].* against .*\[0\.1, 2\.0\]"):
+        check_same_draws([cube(**attrs), cube(**attrs | {"noise": {"trained_range": (0.1, 3.0)}})], ["a", "b"])
+
+
+def test_the_trained_range_that_is_recorded():
+    assert trained_range_of(None) is None
+    assert trained_range_of(ik.from_arrays({"mid": H})) is None
+    assert trained_range_of(cube(noise="EDM")) is None
+    for given in ((0.1, 2), [np.float32(0.5), 1], np.array([0.1, 0.1])):
+        assert trained_range_of(cube(noise={"trained_range": given})) == (float(given[0]), float(given[1]))
+    for wrong in ((1, 2, 3), [2.0, 1.0], 3, ["low", "high"], (np.nan, 1.0)):
+        with pytest.raises(CubeFormatError, match=r'attrs\["noise"\]\["trained_range"\] must be two noise levels'):
+            trained_range_of(cube(noise={"trained_range": wrong}))
 
 
 # ---- moments --------------------------------------------------------------------------------------------------------

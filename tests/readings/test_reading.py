@@ -13,7 +13,16 @@ import icrkit as ik
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.metrics._crossfit import crossfit, jackknife_error
 from icrkit.moments import Moments
-from icrkit.readings._reading import CRITERIA, criterion_of, difference_error, merits, read, read_features
+from icrkit.readings._reading import (
+    CRITERIA,
+    criterion_of,
+    difference_error,
+    fold_contributions,
+    merits,
+    naming,
+    read,
+    read_features,
+)
 
 CRITERION = pytest.mark.parametrize("criterion", list(CRITERIA))
 
@@ -47,6 +56,15 @@ def test_the_error_of_a_difference_is_that_of_paired_replicates():
     a, b = np.random.default_rng(0).standard_normal((2, 7))
     assert difference_error(a, b) == jackknife_error(b - a) == difference_error(b, a)
     assert difference_error(a, a + 3.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_contributions_of_folds_have_the_merits_mean_and_the_jackknifes_error():
+    folds = np.random.default_rng(0).standard_normal((3, 7))
+    without = (folds.sum(axis=1, keepdims=True) - folds) / 6  # of a mean
+    np.testing.assert_allclose(fold_contributions(folds.mean(axis=1), without), folds, rtol=1e-12)
+    one = fold_contributions(2.5, without[0])
+    assert one.mean() == pytest.approx(2.5)
+    assert one.std(ddof=1) / np.sqrt(7) == pytest.approx(jackknife_error(without[0]))
 
 
 def test_the_criteria():
@@ -127,6 +145,31 @@ def test_what_cannot_be_read(cube, criterion):
         read_features(np.concatenate([level, level[..., :1]], axis=2), (criterion,))
     with pytest.raises(CubeFormatError, match="moments of one level"):
         read_features(cube, (criterion,))
+
+
+@CRITERION
+def test_a_reading_that_cannot_drop_constant_features_says_what_to_do(cube, criterion):
+    level = np.asarray(cube.select(sigma=0.1))
+    dead = np.concatenate([level, np.ones((300, 3, 12))], axis=2)
+    for X in (dead, Moments.from_cube(dead)):
+        with pytest.raises(DegenerateFeaturesError) as error:
+            read_features(X, (criterion,), constant="leave them out")
+        which = "6, 7, 8, 9, 10, 11, 12, 13, 14, 15, ..."
+        assert str(error.value) == f"12 of 18 features are constant ({which}), such as dead units: leave them out"
+    twice = np.repeat(level[:, :1], 2, axis=1)
+    with pytest.raises(DegenerateFeaturesError, match="residual"):
+        read_features(twice, (criterion,), constant="leave them out")
+    with pytest.raises(CubeFormatError, match="moments of one level"):
+        read_features(Moments.from_cube(cube), (criterion,), constant="leave them out")
+
+
+def test_errors_of_what_is_read_say_where():
+    cause = NotEnoughDataError("too few images")
+    with pytest.raises(NotEnoughDataError, match=r"^layer mid: too few images$") as error, naming("layer mid"):
+        raise cause
+    assert error.value.__cause__ is cause
+    with pytest.raises(ValueError, match=r"^confidence$"), naming("layer mid"):
+        raise ValueError("confidence")
 
 
 def test_float32_features_are_read_again_where_a_criterion_asks_for_it():

@@ -143,6 +143,12 @@ def test_what_is_asked_for_makes_sense():
         sample_size(ik.datasets.make_cube(6, 5, random_state=0))
     with pytest.raises(NotEnoughDataError, match="folds"):
         sample_size(Moments.from_cube(pilot, n_folds=0))
+    dead = pilot.level().to_numpy().copy()
+    dead[..., 1] = 0.0
+    with pytest.raises(DegenerateFeaturesError, match=r"leave them out, as by .*array\[..., varying\]") as error:
+        sample_size(dead)
+    assert "drop_constant" not in str(error.value)
+    assert sample_size(dead[..., [0, 2, 3, 4]]).n_images > 200
 
 
 def test_a_wide_interval_needs_what_can_be_measured_at_all():

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import icrkit as ik
-from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NotEnoughDataError
 from icrkit.metrics import few_label_probe
 from icrkit.metrics._crossfit import jackknife_error
 from icrkit.readings._reading import merits, read_features
@@ -305,6 +305,23 @@ def test_what_is_refused(cube):
         window.transform(cube.select(sigma=[0.1, 0.4]))
 
 
+def test_constant_features_are_named_with_what_to_do(cube):
+    h = cube["features"].to_numpy().copy()
+    h[:, :, SIGMAS.index(0.2), 2] = 7.0
+    dead = ik.from_arrays({"mid": cube["features"].to_numpy(), "up": h}, sigmas=SIGMAS)
+    with pytest.raises(
+        DegenerateFeaturesError, match=r"^layer up, sigma 0\.2: 1 of 6 features are constant \(2\)"
+    ) as e:
+        ik.SemanticWindow().fit(dead)
+    assert "drop_constant" not in str(e.value) and "cube['up'].isel(feature=varying)" in str(e.value)
+    varying = [0, 1, 3, 4, 5]
+    left = ik.SemanticWindow().fit(dead["up"].isel(feature=varying))  # as the message says
+    want = ik.SemanticWindow().fit(ik.from_arrays(h[..., varying], sigmas=SIGMAS))
+    np.testing.assert_array_equal(left.curve_["icr"], want.curve_["icr"])
+    with pytest.raises(NotEnoughDataError, match=r"^layer features, sigma 0\.05: "):
+        ik.SemanticWindow().fit(cube[:5])
+
+
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 
@@ -358,5 +375,11 @@ def test_the_trained_range_may_be_given_or_ignored():
 def test_impossible_trained_ranges_are_refused():
     with pytest.raises(CubeFormatError, match=r"no noise level lies in the trained range 3 to 4: .*trained_range=None"):
         ik.SemanticWindow(trained_range=(3.0, 4.0)).fit(trained_cube())
+    with pytest.raises(
+        CubeFormatError, match=r"^trained_range must be two noise levels, \(low, high\), not \(1, 2, 3\)"
+    ):
+        ik.SemanticWindow(trained_range=(1, 2, 3)).fit(trained_cube())
+    with pytest.raises(CubeFormatError, match=r"\[\"trained_range\"\] must be two noise levels"):
+        ik.SemanticWindow().fit(trained_cube(trained_range=[1, 2, 3]))
     with pytest.raises(ValueError, match="'auto', None or"):
         ik.SemanticWindow(trained_range="all").fit(trained_cube())

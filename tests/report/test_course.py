@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import icrkit as ik
-from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NotEnoughDataError
 from icrkit.report import Course, Series
 
 N, VIEWS = 200, 3
@@ -86,6 +86,64 @@ def test_a_best_by_luck_is_no_turn() -> None:
     assert "over 5 checkpoints that may be chance" in course.sentences[0]
 
 
+def test_a_fall_that_chance_does_not_make_and_looking_often_does() -> None:
+    """Its interval leaves 0 out, and the test of many looks does not call it: it must not be said to be chance."""
+    course = _with_turn(Course.of(cubes(FLAT, noise=0.1)), fall=0.26, fall_low=0.05, fall_high=0.48)
+    call = course.sentences[0]
+    assert "a fall of 0.26 (95% interval 0.05 to 0.48): looking again and again is paid for, and over 5 " in call
+    assert call.endswith("over 5 checkpoints that is not enough to call a turn.") and "may be chance" not in call
+
+
+def _with_turn(course: Course, **values: float) -> Course:
+    """The course with other numbers at the place of the headline."""
+    by_level = course.course.by_level_.copy(deep=True)
+    for name, value in values.items():
+        by_level[name].loc[{"layer": course.course.layer_, "sigma": course.course.sigma_}] = value
+    return _with_levels(course, by_level)
+
+
+@pytest.mark.parametrize("ends", [4, 6])
+def test_a_call_that_a_new_best_took_back_is_told(ends: int) -> None:
+    """A training watched would have stopped at it, and not at the turn that stands in the end."""
+    ratios = [[snr] * 4 for snr in (0.67, 0.43, 1.0, 1.5, 1.2, 1.0)[:ends]]
+    rng = np.random.default_rng(0)
+    image, rest = rng.standard_normal((N, 1, 4)), rng.standard_normal((N, VIEWS, 4))
+    made = [
+        (100 * k, ik.from_arrays(image * np.sqrt(snr) + rest + 0.02 * rng.standard_normal(rest.shape)))
+        for k, snr in enumerate(ratios)
+    ]
+    course, monitor = Course.of(made), ik.ICRMonitor()
+    stops = [step for step, cube in made if monitor.update(step, cube).should_stop]
+    assert stops[0] == 100 and course.course.turned_ is (ends == 6)
+    call = course.sentences[0]
+    earlier = (
+        " An earlier fall was beyond chance at step 100, until a new best took that back: a training watched here "
+    )
+    assert call.endswith(earlier + "would have stopped then.") and call.count("would have stopped") == 1
+    if ends == 6:
+        assert course.course.turned_at_ == stops[1]
+        assert f"At step {stops[1]} it was first beyond chance (95%, over all 6 checkpoints). An earlier" in call
+    # A checkpoint of the warm-up does not shift the steps, and a fall from it is none.
+    assert earlier in Course.of([(-100, made[-1][1]), *made], warm_up=0).sentences[0]
+    assert "earlier" not in Course.of([(-100, made[0][1]), *made[1:]], warm_up=100).sentences[0]
+
+
+def test_a_best_that_is_not_positive_has_no_share(turned: Course) -> None:
+    """As information has it by chance, where features tell nothing."""
+    low = turned.curve.copy(deep=True)
+    low["information"] -= 10.0
+    course = _with_levels(turned, turned.course.by_level_, low)
+    fall = f"{turned.course.fall_:.2f} nats"
+    assert course.headline == f"Information was highest at step 400 and has fallen by {fall} since"
+    assert all(np.isnan(level["relative_fall"]) for level in course.levels())
+    assert json.loads(course.to_json())["relative_fall"] is None
+    (line,) = (words for line in course.to_text().splitlines() if (words := line.split())[:2] == ["mid", "0.3"])
+    assert line[2:5] == ["400", str(turned.course.turned_at_), "-"] and "-" not in line[5:]
+    by_icr = Course.of(cubes(), "icr", layer="mid", sigma=0.3)
+    by_icr = _with_levels(by_icr, by_icr.course.by_level_, low)
+    assert by_icr.sentences[1] == f"Information agrees: it was highest at step 400 and has fallen by {fall} since."
+
+
 def test_icr_alone_is_no_reason_to_stop() -> None:
     course = Course.of(cubes(ICR_TURNS_ALONE), layer="mid", sigma=0.3)
     assert not course.course.turned_
@@ -120,15 +178,16 @@ def test_one_reading_is_not_the_network(turned: Course) -> None:
     assert "low noise" not in " ".join(one.sentences)
 
 
-def _with_levels(course: Course, by_level: Any) -> Course:
-    """The course with another verdict by layer and level."""
+def _with_levels(course: Course, by_level: Any, curve: Any = None) -> Course:
+    """The course with another verdict by layer and level, or with other values."""
     fitted = type(course.course)().set_params(**course.course.get_params())
-    fitted.__dict__.update(course.course.__dict__, by_level_=by_level)
+    curve = course.curve if curve is None else curve
+    fitted.__dict__.update(course.course.__dict__, by_level_=by_level, curve_=curve)
     return dataclasses.replace(course, course=fitted)
 
 
 def test_low_noise_turns_early() -> None:
-    words = "At low noise both numbers turn early"
+    words = "At low noise both numbers turn early in nearly every course"
     made = cubes()
     assert words in " ".join(Course.of(made, sigma=0.1).sentences)
     assert words not in " ".join(Course.of(made, sigma=0.3).sentences)
@@ -158,6 +217,25 @@ def test_levels_are_each_read_by_itself(turned: Course) -> None:
         assert one["relative_fall"] == pytest.approx(float(1 - values[-1] / values.max()))
         assert one["other_best_step"] == 400
     assert Course.of(cubes(), layer="up", sigma=0.3).layers == ["up", "mid"]
+
+
+@pytest.mark.parametrize("sigmas", [(0.3, 0.3000015), (0.0, 5e-9)])
+def test_levels_that_lie_close_together_are_not_mixed_up(sigmas: tuple[float, float]) -> None:
+    made = [
+        (step, ik.datasets.make_cube(N, 4, icr=[icr, 0.9], sigmas=list(sigmas)))
+        for step, icr in zip(STEPS, (0.5, 0.3, 0.4), strict=False)
+    ]
+    course = Course.of(made)
+    for level, sigma in zip(course.levels(), sigmas, strict=True):
+        judged = course.course.by_level_.sel(sigma=sigma).isel(layer=0)
+        assert (level["best_step"], level["fall"]) == (int(judged["best_step"]), float(judged["fall"]))
+        assert level["relative_fall"] == pytest.approx(
+            level["fall"] / max(r["information"] for r in course.rows(sigma=sigma))
+        )
+    first, second = course.levels()
+    assert first["fall"] > 0.3 > 0.05 > second["fall"]
+    with pytest.raises(ValueError, match=r"no level 0\.2; it has "):
+        course.rows(sigma=0.2)
 
 
 def test_table(turned: Course) -> None:
@@ -261,10 +339,34 @@ def test_bad_courses_are_refused() -> None:
         Course.of([made[0], (200, made[1][:100])])
 
 
+def test_constant_features_may_be_left_out() -> None:
+    one = [cube.select(layer="mid", sigma=0.3) for cube in cubes()]
+    dead = [(cube.step, np.insert(cube["mid"].to_numpy()[:, :, 0], 1, 0.0, axis=2)) for cube in one]
+    with pytest.raises(DegenerateFeaturesError, match=r"step 100, .* drop_constant=True"):
+        Course.of([(step, ik.from_arrays(h)) for step, h in dead])
+    course, whole = Course.of([(step, ik.from_arrays(h)) for step, h in dead], drop_constant=True), Course.of(one)
+    np.testing.assert_allclose(course.curve["icr"], whole.curve["icr"], rtol=1e-6)
+    assert course.headline == whole.headline
+    assert {row["n_features"] for row in course.rows()} == {4}
+
+
 def test_warm_up_has_no_say() -> None:
     down_first = ((9,) * 4, (3,) * 4, (4,) * 4, (5,) * 4, (6,) * 4)
     assert Course.of(cubes(down_first)).course.turned_
-    assert Course.of(cubes(down_first), warm_up=200).headline == "Information is still rising at step 1600"
+    late = Course.of(cubes(down_first), warm_up=200)
+    assert late.headline == "From step 200 on, information is still rising at step 1600"
+    call, other, levels = late.sentences[:3]
+    assert call.endswith(" nats, the highest of 4 checkpoints from step 200 on.")
+    assert other == "ICR has not turned either; from step 200 on it is lowest at step 1600."
+    assert levels == "Of 4 readings (2 layers, 2 levels, from step 200 on) none has turned."
+    assert "-> highest information from step 200 on   !" in late.to_text()
+    # What is said is of the best that has a say, though one before it is higher.
+    dip_and_fall = Course.of(cubes(((9,) * 4, *RISE_AND_FALL[1:])), layer="mid", sigma=0.3, warm_up=101)
+    assert dip_and_fall.headline.startswith("From step 101 on, information was highest at step 400 and has fallen by ")
+    assert "beyond chance (95%, over all 4 checkpoints from step 101 on)" in dip_and_fall.sentences[0]
+    assert dip_and_fall.sentences[1].startswith("ICR agrees: from step 101 on it was lowest at step 400 ")
+    nothing_left_out = Course.of(cubes(), warm_up=100)
+    assert "from step" not in " ".join([nothing_left_out.headline, *nothing_left_out.sentences]).lower()
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from html.parser import HTMLParser
@@ -99,6 +100,20 @@ def test_page_of_a_course(course: Course, samples: Samples, tmp_path: Path) -> N
     assert [int(n) for n in re.findall(r'<tr class="best">\s*<td>(\d+)</td>', text)] == [
         level["best_step"] for level in sorted(course.levels(), key=lambda level: level["layer"] != "mid")
     ]
+
+
+def test_page_of_a_course_without_shares_and_with_a_warm_up(course: Course, tmp_path: Path) -> None:
+    text = write_report(course, tmp_path / "page.html").read_text("utf-8")
+    assert "Hatched" not in text and "<td>–</td>" not in text.partition("Every checkpoint")[0]
+    fitted = course.course.with_criterion("information")
+    fitted.curve_ = course.curve.copy(deep=True)
+    fitted.curve_["information"] -= 10.0  # no best is positive
+    fitted.warm_up = 100
+    late = dataclasses.replace(course, course=fitted)
+    text = write_report(late, tmp_path / "page.html").read_text("utf-8")
+    assert text.partition("Every checkpoint")[0].count("<td>–</td>") == 4 and "nan" not in text.lower()
+    assert "Hatched: before step 100; checkpoints there have no say." in text
+    assert "not drawn, since its best is not above 0: σ 0.1, σ 0.3" in text
 
 
 def test_page_of_a_course_with_one_reading(tmp_path: Path) -> None:
