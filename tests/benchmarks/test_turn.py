@@ -123,3 +123,41 @@ def rate(rows: list[dict[str, str]], rule: str, **wanted: object) -> list[tuple[
         for row in rows
         if row["rule"] == rule and all(row[name] == str(value) for name, value in wanted.items())
     ]
+
+
+def test_the_committed_study_is_whole():
+    rows = committed()
+    assert len(rows) == len(STUDY.CELLS) * len(STUDY.RULES)
+    for group, cell in zip(range(0, len(rows), len(STUDY.RULES)), STUDY.CELLS, strict=True):
+        assert {name: rows[group][name] for name in dataclasses.asdict(cell)} == {
+            name: str(value) for name, value in dataclasses.asdict(cell).items()
+        }
+
+
+def test_false_turns_stay_below_five_percent():
+    rows = [row for row in committed() if row["course"] != "turn"]
+    for called, error in rate(rows, "sign changes"):
+        assert called <= 0.05 + 2 * error
+    twenty = [row for row in rows if row["course"] == "flat" and row["checkpoints"] == "20"]
+    fresh = rate(twenty, "naive", link="0.0")
+    assert all(called > 0.8 for called, _ in fresh)
+    assert max(called for called, _ in rate(twenty, "multiplier bootstrap")) > 0.2
+    # What the second estimator is for.
+    heavy = rate(twenty, "one estimator", source="features", residual="heavy", link="0.0")
+    assert all(called > 0.05 + 2 * error for called, error in heavy)
+
+
+def test_it_finds_more_than_the_other_rules_that_hold():
+    rows = [row for row in committed() if row["course"] == "turn"]
+    found = {rule: sum(called for called, _ in rate(rows, rule)) for rule in STUDY.RULES}
+    assert found["sign changes"] > found["Bonferroni"] > found["half-sample"]
+    same_draws = [
+        rate(rows, "sign changes", link="0.9", images_per_feature="8", fall_percent=str(f))[0][0]
+        for f in (2, 5, 10, 20)
+    ]
+    assert same_draws == sorted(same_draws)
+
+
+def test_the_interval_of_the_fall_holds_it():
+    coverage = [float(row["fall_coverage"]) for row in committed() if row["fall_coverage"]]
+    assert min(coverage) > 0.93
