@@ -54,3 +54,5 @@ def test_the_committed_table_keeps_its_word():
         assert float(row["to_these_and_product"]) <= 1.15, row
         assert float(row["less_product"]) <= 1.2, row
         assert float(row["one_by_one_to_compare"]) >= 2.5, row
+        # Pages of memory, which the system takes its time for, are not in these.
+        assert float(row["to_these_and_product_whole"]) <= 1.4, row

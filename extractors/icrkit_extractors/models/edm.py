@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icrkit_extractors import noise
-from icrkit_extractors._checkpoint import (
-    PickledNetwork,
-    load_into,
-    read_pickled_network,
-    read_tensors,
-    sha256_of,
-)
+from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
+from icrkit_extractors._pickled_network import PickledNetwork, read_pickled_network
 from icrkit_extractors.models._checkout import checkout, code_record
 from icrkit_extractors.models._network import Network
 

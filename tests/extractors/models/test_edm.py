@@ -16,7 +16,8 @@ import torch
 
 from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors import noise
-from icrkit_extractors._checkpoint import read_pickled_network, sha256_of
+from icrkit_extractors._checkpoint import sha256_of
+from icrkit_extractors._pickled_network import read_pickled_network
 from icrkit_extractors.models import edm
 from icrkit_extractors.models._checkout import checkout
 
