@@ -8,7 +8,15 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icrkit.linalg import SpdFactor, add_lower, generalized_eigh, subtract_outer, symmetric_from_lower
+from icrkit.linalg import (
+    SpdFactor,
+    add_lower,
+    eigenvalues,
+    eigenvalues_with_outer,
+    generalized_eigh,
+    subtract_outer,
+    symmetric_from_lower,
+)
 
 PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
 SIZES = st.sampled_from([1, 2, 3, 17, 127, 128, 129, 200])
@@ -64,8 +72,32 @@ def test_factor_equals_numpy(d, seed):
         )
         product = np.linalg.solve(matrix, other)
         want = [np.trace(product), np.trace(product @ product)]
-        for dtype, rtol in (("float64", 1e-9), ("float32", 1e-4)):
-            np.testing.assert_allclose(factor.trace_powers(given_order, dtype), want, rtol=rtol, atol=rtol * d)
+        single = SpdFactor(matrix.astype(np.float32))
+        for one, rtol in ((factor, 1e-9), (single, 1e-4)):
+            np.testing.assert_allclose(one.trace_powers(given_order), want, rtol=rtol, atol=rtol * d)
+        congruent = factor.congruent(given_order)
+        whole = np.tril(congruent) + np.tril(congruent, -1).T
+        np.testing.assert_allclose(whole, np.linalg.solve(lower, np.linalg.solve(lower, other).T), atol=1e-9)
+
+
+@PROPERTY
+@given(d=SIZES, seed=st.integers(0, 99), deficient=st.booleans(), log_length=st.floats(-6, 6))
+def test_both_sets_of_eigenvalues_equal_numpys(d, seed, deficient, log_length):
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((max(d // 2, 1) if deficient else 2 * d, d))
+    matrix, vector = rows.T @ rows, 10**log_length * rng.standard_normal(d)
+    lower = np.tril(matrix) + np.triu(np.full((d, d), np.nan), 1)
+    for v in (vector, np.eye(d)[0], -np.eye(d)[-1], np.zeros(d)):
+        for order in "CF":
+            given_order = np.array(lower, order=order)
+            found, found_with = eigenvalues_with_outer(given_order, v)
+            for values, want in (
+                (found, np.linalg.eigvalsh(matrix)),
+                (eigenvalues(given_order), np.linalg.eigvalsh(matrix)),
+                (found_with, np.linalg.eigvalsh(matrix + np.outer(v, v))),
+            ):
+                np.testing.assert_allclose(values, want, rtol=0, atol=1e-14 * max(d, 8) * want[-1])
+            np.testing.assert_array_equal(given_order, lower)
 
 
 @PROPERTY

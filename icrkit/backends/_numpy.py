@@ -100,7 +100,7 @@ class _Bin:
         if self.promoted:
             self._promote()
         mean = self.sums / max(self.n_images, 1)
-        for which, rows in enumerate((mean[:1], mean[1:])):
+        for which, rows in enumerate((mean[:1], mean[1:])[: len(mean)]):  # one view has no contrasts
             # What never left the products' own precision is centred there, and widened and mirrored in one go.
             total = self.totals[which]
             lower = self.partial[which] if self.begun[which] else total

@@ -367,9 +367,15 @@ class ResidualModel:
         return [self.dof * trace for trace in self._factor.traces(*others)]
 
     def trace_powers(self, other: Matrix) -> tuple[float, float]:
-        """Tr(P A) and Tr(P A P A) for a symmetric A, in the precision of the products (2 d^3 flops)."""
-        first, second = self._factor.trace_powers(other, self._moments.products)
+        """Tr(P A) and Tr(P A P A) for a symmetric A (d^3 flops)."""
+        first, second = self._factor.trace_powers(other)
         return self.dof * first, self.dof**2 * second
+
+    @property
+    def log_determinant(self) -> float:
+        """log det (Sigma_xi + tau I)."""
+        lower = self._factor.lower
+        return 2.0 * float(np.log(lower.diagonal(), dtype=np.float64).sum()) - len(lower) * float(np.log(self.dof))
 
     @functools.cached_property
     def damped(self) -> float:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import blas
 from scipy.special import entr
 
 from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError
+from icrkit.linalg import eigenvalues_with_outer
 from icrkit.metrics._base import Measure, row_moments
 from icrkit.metrics._decomposition import check_squares
 from icrkit.moments import Moments
@@ -34,41 +36,31 @@ __all__ = [
 ]
 
 Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 
-# Eigenvalues of moments that are still in use, centred or not: several metrics read one eigenproblem.
-_SOLVED: weakref.WeakKeyDictionary[Moments, dict[bool, Vector]] = weakref.WeakKeyDictionary()
+# Eigenvalues of moments that are still in use, uncentred and centred: several metrics read one eigenproblem.
+_SOLVED: weakref.WeakKeyDictionary[Moments, tuple[Vector, Vector]] = weakref.WeakKeyDictionary()
 
 
-def row_scatter(moments: Moments, centered: bool = True) -> Matrix:
-    """Scatter X^T X of single rows (d, d), about their mean or about the origin.
-
-    Parameters
-    ----------
-    moments : Moments
-        Of rows: see `row_moments`.
-    centered : bool
+def check_spread(moments: Moments, centered: bool = True) -> None:
+    """Refuse rows whose scatter X^T X, about their mean or about the origin, is zero.
 
     Raises
     ------
     DegenerateFeaturesError
-        The scatter is zero.
     """
-    scatter = moments.between
-    if not centered:
-        mean = moments.mean[0]
-        scatter = scatter + float(moments.n_images) * np.outer(mean, mean)
     check_squares(moments)
-    if not np.trace(scatter) > 0:
+    spread = np.trace(moments.between)
+    if not centered:
+        spread += float(moments.n_images) * np.square(moments.mean[0]).sum()
+    if not spread > 0:
         what = "do not vary: all rows are equal" if centered else "are all zero"
         raise DegenerateFeaturesError(f"the {moments.n_features} feature(s) of {moments.n_images} rows {what}")
-    return scatter
 
 
 def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
     """Eigenvalues of the scatter of single rows, descending, min(N, d) of them: squared singular values of the rows.
 
-    Solved once for moments that stay in use. What rounding makes of zero is zero: eigenvalues up to max(d, 8) units of
+    Both are solved once, together, for moments that stay in use. What rounding makes of zero is zero: eigenvalues up to max(d, 8) units of
     rounding of the largest one, in the precision of the products (measured: 2.3 units at most, d = 4 to 400, N = 50 to
     20,000, offsets to 1000 times the spread).
 
@@ -83,16 +75,20 @@ def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
     DegenerateFeaturesError
         All are zero.
     """
-    solved = _SOLVED.setdefault(moments, {})
-    if centered not in solved:
+    check_spread(moments, centered)
+    if moments not in _SOLVED:
         n, d = int(moments.n_images), moments.n_features
-        ascending = np.linalg.eigvalsh(row_scatter(moments, centered)).astype(np.float64, copy=False)
-        values = ascending[::-1][: min(n, d)].copy()
-        rounding = float(np.finfo(moments.products).eps) * moments.cancellation
-        values[values <= max(d, 8) * rounding * values[0]] = 0.0
-        values.flags.writeable = False
-        solved[centered] = values
-    return solved[centered]
+        about_mean, about_origin = eigenvalues_with_outer(moments.between.T, np.sqrt(n) * moments.mean[0])
+        rounding = max(d, 8) * float(np.finfo(moments.products).eps) * moments.cancellation
+        _SOLVED[moments] = _without_rounding(about_origin, n, rounding), _without_rounding(about_mean, n, rounding)
+    return _SOLVED[moments][centered]
+
+
+def _without_rounding(ascending: Vector, n_rows: int, rounding: float) -> Vector:
+    values = ascending[::-1][:n_rows].copy()
+    values[values <= rounding * values[0]] = 0.0
+    values.flags.writeable = False
+    return values
 
 
 def row_spectrum(X: Any, views: str | int, spectrum: str, centered: bool) -> Vector:
@@ -228,9 +224,12 @@ def participation_ratio(X: Any, views: str | int = 0, *, centered: bool = True) 
     >>> ik.participation_ratio(np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # (9 + 1)^2/(81 + 1)
     1.2195121951219512
     """
-    scatter = row_scatter(row_moments(X, views), centered)
-    scatter = scatter / np.trace(scatter)
-    return 1.0 / float(np.square(scatter).sum())
+    rows = row_moments(X, views)
+    check_spread(rows, centered)
+    scatter = rows.between
+    if not centered:
+        scatter = scatter + float(rows.n_images) * np.outer(rows.mean[0], rows.mean[0])
+    return float(np.trace(scatter) / blas.dnrm2(scatter.ravel())) ** 2
 
 
 def stable_rank(X: Any, views: str | int = 0, *, spectrum: str = "eigenvalues", centered: bool = True) -> float:

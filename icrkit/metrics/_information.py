@@ -222,19 +222,13 @@ class _Covariances:
     """T + tau I and W + tau I of some images: the covariance of single views, and that of their residual."""
 
     def __init__(self, moments: Moments, model: ResidualModel) -> None:
-        self._model, self._moments = model, moments
-        between, residual = between_covariance(moments), residual_covariance(moments, model.centering)
-        single = between + (1 - 1 / moments.n_views) * residual
-        for matrix in (single, residual):
-            matrix[np.diag_indices_from(matrix)] += model.tau
-        self.matrices = (single, residual)
-        self._between = between
-        self.n_features = len(residual)
+        self._moments, self._residual = moments, model
+        self.n_features = moments.n_features
 
     def information(self, bias: float) -> float:
         """Half the difference of both log determinants, less that of their biases a feature."""
-        single, residual = (float(np.log(factor.lower.diagonal()).sum()) for factor in self._factors)
-        return single - residual - 0.5 * self.n_features * bias
+        single = 2.0 * float(np.log(self._single.lower.diagonal()).sum())
+        return 0.5 * (single - self._residual.log_determinant - self.n_features * bias)
 
     def ratios(self) -> tuple[float, float]:
         """Features to degrees of freedom, (d + 1)/m, of both, as the Gaussian law has it.
@@ -243,22 +237,23 @@ class _Covariances:
         matrix with the same mean and the same E Tr((T^-1 dT)^2) = d (d + 1)/m (Satterthwaite's rule for matrices).
         """
         d, n = self.n_features, int(self._moments.n_images)
-        first, second = self._factors[0].trace_powers(self._between)
+        first, second = self._single.trace_powers(between_covariance(self._moments))
         # What is not B in T is the share of W: T^-1 (T - B).
         other, other_second = d - first, d - 2 * first + second
-        spread = (first**2 + second) / (n - 1) + (other**2 + other_second) / self._model.dof
-        return spread / d, (d + 1) / self._model.dof
+        spread = (first**2 + second) / (n - 1) + (other**2 + other_second) / self._residual.dof
+        return spread / d, (d + 1) / self._residual.dof
 
     @functools.cached_property
-    def _factors(self) -> tuple[SpdFactor, SpdFactor]:
-        single, residual = self.matrices
-        return self._checked(single), SpdFactor(residual)  # the model has checked the residual, and more strictly
-
-    def _checked(self, matrix: Matrix) -> SpdFactor:
-        products = self._moments.products
+    def _single(self) -> SpdFactor:
+        """Factor of T + tau I; that of the residual the model has, and has checked more strictly."""
+        moments, products = self._moments, self._moments.products
+        matrix = residual_covariance(moments, self._residual.centering)
+        matrix *= 1 - 1 / moments.n_views
+        matrix += between_covariance(moments)
+        matrix[np.diag_indices_from(matrix)] += self._residual.tau
         try:
-            factor = SpdFactor(matrix)
-            bound = UNIT_ROUNDOFF[products] * self._moments.cancellation * factor.correlation_condition(matrix)
+            factor = SpdFactor(matrix.T)
+            bound = UNIT_ROUNDOFF[products] * moments.cancellation * factor.correlation_condition(matrix)
         except np.linalg.LinAlgError:
             bound = float("inf")
         if not bound <= MOST_ROUNDING:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
-from icrkit.linalg import SpdFactor
+from icrkit.linalg import SpdFactor, eigenvalues
 from icrkit.metrics._decomposition import (
     between_covariance,
     check_residual,
@@ -64,7 +64,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
         )
     within[np.diag_indices(d)] += delta
     try:
-        factor = SpdFactor(within)
+        factor = SpdFactor(within.T)
         error = UNIT_ROUNDOFF[moments.products] * moments.cancellation * factor.correlation_condition(within)
     except np.linalg.LinAlgError:
         error = float("inf")
@@ -76,7 +76,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
             + ("; moments with float64 products bear more." if moments.products == "float32" else ".")
         )
     # L^-1 B L^-T has the same eigenvalues as the symmetric square roots give.
-    values = np.linalg.eigvalsh(factor.whiten(factor.whiten(between).T))[::-1]
+    values = eigenvalues(factor.congruent(between), overwrite=True)[::-1]
     return np.asarray(np.maximum(values, 0.0))
 
 

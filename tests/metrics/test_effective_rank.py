@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 
 import icrkit as ik
+from icrkit import linalg
 from icrkit._features import Features
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._base import row_moments
@@ -172,15 +173,14 @@ def test_rounding_is_no_direction(n, d, rank, dtype):
 
 def test_several_metrics_share_one_eigenproblem(monkeypatch):
     solved = []
-    eigvalsh = np.linalg.eigvalsh
-    monkeypatch.setattr(np.linalg, "eigvalsh", lambda matrix: solved.append(len(matrix)) or eigvalsh(matrix))
+    reduce = linalg._tridiagonal
+    monkeypatch.setattr(linalg, "_tridiagonal", lambda a, **how: solved.append(len(a)) or reduce(a, **how))
     moments = row_moments(features(), 0)
     for est in (ik.EffectiveRank(), ik.StableRank(spectrum="singular"), ik.AlphaReQ(ranks=(1, 6)), ik.StableRank()):
         est.fit(moments)
-    assert len(solved) == 1
     for est in (ik.RankMe(), ik.RankMe(epsilon=0.0), ik.EffectiveRank(centered=False), ik.ParticipationRatio()):
         est.fit(moments)
-    assert len(solved) == 2
+    assert len(solved) == 1
 
 
 def test_eigenvalues_that_are_kept_do_not_keep_the_moments():
