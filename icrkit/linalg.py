@@ -115,10 +115,15 @@ class SpdFactor:
     def correlation_condition(self, matrix: Matrix) -> float:
         """Condition number (1-norm, estimated by LAPACK) of the factored ``matrix`` scaled to unit diagonal.
 
-        Scaling makes the number blind to the units of the features, as ICR is. The factor of D^-1/2 A D^-1/2 is
-        D^-1/2 L: no second factorisation.
+        Scaling makes the number blind to the units of the features, as ICR is.
         """
-        scale = 1.0 / np.sqrt(matrix.diagonal())
+        return self.condition(matrix, 1.0 / np.sqrt(matrix.diagonal()))
+
+    def condition(self, matrix: Matrix, scale: NDArray[np.float64]) -> float:
+        """Condition number (1-norm, estimated by LAPACK) of D A D for the factored ``matrix`` A, D the diagonal (d,).
+
+        The factor of D A D is D L: no second factorisation.
+        """
         sums = np.concatenate([np.abs(matrix[k : k + _PANEL]) @ scale for k in range(0, len(matrix), _PANEL)])
         norm = float((scale * sums).max())
         lower = np.multiply(self.lower, scale[:, None], order="F")

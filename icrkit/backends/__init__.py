@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from icrkit._features import Features, as_features, n_levels, split_levels
 from icrkit.backends import _numpy
 from icrkit.exceptions import NonFiniteError
+from icrkit.linalg import SpdFactor
 from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments, fold_of_images
 
 __all__ = ["PASSES", "moments_of"]
@@ -39,7 +40,8 @@ def moments_of(
 ) -> Moments:
     """Moments of X by the backend that fits its array: see :meth:`icrkit.Moments.from_cube`.
 
-    With ``min_views=1`` features of one view are taken too: their `within` is zero.
+    With ``min_views=1`` features of one view are taken too: their `within` is zero, and "auto" judges float32 by
+    whether the least eigenvalue of `between` survives it.
     """
     if dtype not in ("auto", "float32", "float64"):
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', not {dtype!r}")
@@ -71,7 +73,9 @@ def _float32_suffices(moments: Moments, features: Features) -> bool:
     """Whether the sums of a pass with float32 products can be trusted, or the features must be read in float64."""
     total = _merged(moments)
     n = max(int(total.n_images), 1)
-    scale, greatest = total.within.diagonal() / n, float(total.between.diagonal().max()) / n
+    one_view = total.n_views == 1
+    scatter = total.between if one_view else total.within
+    scale, greatest = scatter.diagonal() / n, float(total.between.diagonal().max()) / n
     # Squares near the ends of float32's range lose digits whatever the conditioning; beyond them they are zero, as the
     # scatter of a constant feature is. Constant features are common (dead units), and cost no second pass.
     zero = scale == 0
@@ -83,9 +87,23 @@ def _float32_suffices(moments: Moments, features: Features) -> bool:
         if zero.all():
             return True  # the metric says so
         total = total.select_features(~zero)
+    if one_view:
+        return _spectrum_survives_float32(total)
     if not total.views_ordered:  # the metrics whiten by the residual about the images, whatever the views' own means
         total = dataclasses.replace(total, within=total.within_uncentred)
     return UNIT_ROUNDOFF["float32"] * total.cancellation * total.condition_number <= MAX_ERROR["float32"]
+
+
+def _spectrum_survives_float32(rows: Moments) -> bool:
+    """Whether rounding leaves the least eigenvalue of `between` its digits; spectra are not blind to units."""
+    d = rows.n_features
+    try:
+        factor = SpdFactor(rows.between.T.astype(np.float32, order="F"), overwrite=True)
+        condition = factor.condition(rows.between, np.ones(d))
+    except np.linalg.LinAlgError:
+        return False
+    # What lies below d units of rounding counts as zero: no eigenvalue may come near.
+    return UNIT_ROUNDOFF["float32"] * rows.cancellation * condition <= min(MAX_ERROR["float32"], 0.1 / d)
 
 
 def _constant(moments: Moments, features: Features) -> NDArray[np.bool_]:

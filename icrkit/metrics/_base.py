@@ -481,7 +481,7 @@ def row_features(X: Any, min_images: int = 2) -> Features:
     return as_features(X, min_views=1, min_images=min_images)
 
 
-def row_moments(X: Any, views: str | int) -> Moments:
+def row_moments(X: Any, views: str | int, dtype: str = "float64") -> Moments:
     """Count, mean and scatter of single rows, as `Moments` of one view: `between` is the scatter about the mean.
 
     Parameters
@@ -490,11 +490,13 @@ def row_moments(X: Any, views: str | int) -> Moments:
     views : {"mean", "all"} or int
         Rows used of an image: the mean over its views, every view, or one view. Moments of several views hold the
         first two; moments of one view are what they are.
+    dtype : {"float64", "auto", "float32"}
+        Precision of the products. Spectra need float64, unless "auto" finds that the least eigenvalue survives float32.
 
     Returns
     -------
     Moments
-        Without leading axes, float64 products: spectra need them.
+        Without leading axes.
 
     Raises
     ------
@@ -506,7 +508,7 @@ def row_moments(X: Any, views: str | int) -> Moments:
         check_views(views, features.shape[1])
         if not isinstance(views, str):
             features = features.view(int(views))
-        return row_moments(moments_of(features, n_folds=0, dtype="float64", min_views=1), views)
+        return row_moments(moments_of(features, n_folds=0, dtype=dtype, min_views=1), views)
     if "sigma" in X.dims:
         raise CubeFormatError(f"moments of one level are wanted, not along {X.dims}: moments.select(sigma=0)")
     total = X.total

@@ -382,11 +382,14 @@ class _Level:
         """Moments of each kind, or the reason why there are none, from one pass over the features."""
         found: dict[Any, Any] = {}
         for part in _parts(self._features):
-            for key in keys:
+            rows = "float64"
+            for key in sorted(keys, key=lambda key: key != "folds"):
                 if isinstance(found.get(key), Exception):
                     continue
                 try:
-                    new = _moments_of(part, key, dtype)
+                    new = _moments_of(part, key, dtype if key == "folds" else rows)
+                    if key == "folds" and new.products == "float32":
+                        rows = dtype  # where float32 fails the residual, it fails single rows as well
                     found[key] = found[key] + new if key in found else new
                 except OSError:
                     raise
@@ -405,7 +408,7 @@ def _moments_key(estimator: Any, metric: Metric) -> Any:
 def _moments_of(features: Features, key: Any, dtype: str) -> Moments:
     if key == "folds":
         return moments_of(features, n_folds=_N_FOLDS, dtype=dtype)
-    return row_moments(features, key[1])
+    return row_moments(features, key[1], dtype)
 
 
 def _parts(features: Features) -> Iterator[Features]:
