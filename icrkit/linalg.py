@@ -151,7 +151,7 @@ def generalized_eigh(
     return values, vectors
 
 
-def eigenvalues(matrix: Matrix, *, overwrite: bool = False) -> NDArray[np.float64]:
+def eigenvalues(matrix: NDArray[np.floating], *, overwrite: bool = False) -> NDArray[np.float64]:
     """Eigenvalues of a symmetric matrix, of which only the lower triangle is read, ascending.
 
     Parameters
@@ -167,7 +167,9 @@ def eigenvalues(matrix: Matrix, *, overwrite: bool = False) -> NDArray[np.float6
     return _of_tridiagonal(*_tridiagonal(matrix, overwrite))
 
 
-def eigenvalues_with_outer(matrix: Matrix, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def eigenvalues_with_outer(
+    matrix: Matrix, vector: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Eigenvalues of a symmetric matrix A and those of A + v v^T, both ascending, from one reduction.
 
     Parameters
@@ -180,6 +182,7 @@ def eigenvalues_with_outer(matrix: Matrix, vector: NDArray[np.float64]) -> tuple
     Returns
     -------
     ndarray (d,), ndarray (d,)
+        The second is infinite where |v|^2 overflows.
 
     Notes
     -----
@@ -203,11 +206,12 @@ def eigenvalues_with_outer(matrix: Matrix, vector: NDArray[np.float64]) -> tuple
         work = blas.dsyr2(-1.0, mirror, turned, a=work, lower=1, overwrite_a=1)
     diagonal, beside = _tridiagonal(work, overwrite=True)
     shifted = diagonal.copy()
-    shifted[0] += length**2
-    return _of_tridiagonal(diagonal, beside), _of_tridiagonal(shifted, beside)
+    shifted[0] += length * length
+    found = _of_tridiagonal(diagonal, beside)
+    return found, _of_tridiagonal(shifted, beside) if np.isfinite(shifted[0]) else np.full_like(found, np.inf)
 
 
-def _tridiagonal(matrix: Matrix, overwrite: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tridiagonal(matrix: NDArray[np.floating], overwrite: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Diagonal (d,) and the one beside it (d - 1,) of an orthogonally similar matrix, e_1 kept."""
     work, _ = lapack.dsytrd_lwork(len(matrix), lower=1)
     _, diagonal, beside, _, _ = lapack.dsytrd(matrix, lower=1, lwork=int(work), overwrite_a=int(overwrite))

@@ -193,7 +193,7 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     With P_k the inverse of the residual covariance without fold k, and B_k, W_k of fold k:
     R = sum_k n_k Tr(P_k (B_k - W_k/V)) / sum_k n_k Tr(P_k (W_k + tau_k I)). The inflation of P_k appears in numerator
     and denominator alike and cancels where E[W^-1] is proportional to Sigma_xi^-1. Moments of the other folds are the
-    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold, and 2 d^3 for the interval.
+    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold, and d^3 for the interval.
     """
     moments = held_out_folds(moments, regularization, residual_centering)
     total, d, v = moments.total, moments.n_features, moments.n_views

@@ -12,6 +12,8 @@ import icrkit as ik
 from icrkit._features import Features, as_features
 from icrkit.backends import PASSES, _numpy
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError
+from icrkit.metrics._base import row_moments
+from icrkit.metrics._effective_rank import row_eigenvalues
 from icrkit.moments import Moments, fold_of_images
 
 PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
@@ -303,6 +305,32 @@ def test_the_backend_is_looked_up_by_name(monkeypatch):
     monkeypatch.setitem(PASSES, "numpy", spy)
     Moments.from_cube(hard_features("float32", cond=1e8), n_folds=2)
     assert seen == [((60, 2, 4), 2, "float32"), ((60, 2, 4), 2, "float64")]
+
+
+@pytest.mark.parametrize(("cond", "products"), [(1e2, "float32"), (1e4, "float64"), (1e8, "float64")])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_single_rows_in_float32_keep_every_eigenvalue(cond, products, offset):
+    rng = np.random.default_rng(2)
+    rotation, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    rows = rng.standard_normal((500, 40)) * np.geomspace(1, cond**-0.5, 40) @ rotation + offset
+    h = rows[:, None].astype(np.float32)
+    m = row_moments(h, 0, "auto")
+    assert m.products == products and row_moments(h, 0).products == "float64"
+    exact = np.linalg.eigvalsh(np.cov(h[:, 0].astype(np.float64), rowvar=False) * 499)[::-1]
+    np.testing.assert_allclose(row_eigenvalues(m), exact, rtol=1e-4)
+
+
+def test_single_rows_with_dead_units_need_no_float64():
+    h = np.random.default_rng(0).standard_normal((300, 1, 6)).astype(np.float32)
+    h[..., 2] = 0.1
+    m = row_moments(h, 0, "auto")
+    assert m.products == "float32"
+    assert np.count_nonzero(row_eigenvalues(m)) == 5
+    assert row_moments(h[:4], 0, "auto").products == "float64"  # fewer rows than features: zeros are to be told
+    h[..., 2] = h[..., 1]
+    assert row_moments(h, 0, "auto").products == "float64"
+    h[..., 2] *= 1e-25
+    assert row_moments(h, 0, "auto").products == "float64"
 
 
 # ---- degenerate -----------------------------------------------------------------------------------------------------

@@ -256,6 +256,15 @@ def test_what_is_wrong_is_named(est):
         clone(est).fit(features()).score(features()[..., :3])
 
 
+@pytest.mark.parametrize("est", ESTIMATORS, ids=lambda est: type(est).__name__)
+def test_means_whose_squares_overflow_matter_about_the_origin_only(est):
+    h = features() * 1e150
+    far = h + 2e154 * np.array([1, -1, 1, 0, 1, 1])
+    assert clone(est).fit(far).score(far) == pytest.approx(clone(est).fit(h).score(h), rel=1e-9)
+    with pytest.raises(NonFiniteError, match="squares of their means overflow float64; scale the features down"):
+        clone(est).set_params(centered=False).fit(far)
+
+
 @pytest.mark.parametrize("est", [ik.EffectiveRank(spectrum="values"), ik.StableRank(spectrum=None)])
 def test_unknown_spectra_are_refused(est):
     with pytest.raises(ValueError, match="spectrum must be 'singular' or 'eigenvalues'"):

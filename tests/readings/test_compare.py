@@ -17,6 +17,7 @@ from scipy import stats
 import icrkit as ik
 from icrkit import linalg
 from icrkit._features import Features
+from icrkit.backends import PASSES, _numpy
 from icrkit.exceptions import CubeFormatError, IllConditionedError
 from icrkit.metrics import Measure, Metric, find_metric, known_metrics
 from icrkit.metrics._crossfit import Crossfit, crossfit, jackknife_error
@@ -229,6 +230,38 @@ def test_float64_where_float32_does_not_suffice_another_metric(cube):
 
     one = ik.from_arrays(cube["features"].to_numpy().astype(np.float32), sigmas=cube.sigmas)
     assert compare(one, [Metric.of("picky", Picky), "icr"])["picky"].tolist() == [150, 150]
+
+
+@pytest.mark.parametrize(
+    ("residual", "signal", "passes"),
+    [
+        (1.0, 1.0, [(10, "float32"), (0, "float32")]),
+        # One strong direction, which the residual does not share.
+        (1.0, 300.0, [(10, "float32"), (0, "float32"), (0, "float64")]),
+        # Where float32 fails the residual it is not tried on single rows.
+        (0.003, 1.0, [(10, "float32"), (10, "float64"), (0, "float64")]),
+    ],
+)
+def test_single_rows_in_float32_where_that_suffices(monkeypatch, residual, signal, passes):
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((400, 2, 6))
+    h[..., 0] = h[..., 1] + residual * h[..., 0]
+    h += rng.standard_normal((400, 1, 6)) * [1, 1, 1, 1, 1, signal]
+    seen = []
+
+    def spy(features, folds, n_folds, products):
+        seen.append((n_folds, products))
+        return _numpy.accumulate(features, folds, n_folds, products)
+
+    cube = ik.from_arrays(h.astype(np.float32))
+    monkeypatch.setitem(PASSES, "numpy", spy)
+    got = compare(cube, ["rankme", "effective_rank", "stable_rank", "icr"])
+    assert seen == passes
+    monkeypatch.undo()
+    for name in ("rankme", "effective_rank", "stable_rank"):
+        assert got[name][0] == pytest.approx(getattr(ik, name)(cube), rel=1e-6 if passes[-1][1] == "float32" else 1e-10)
+    alone = compare(cube, ["rankme"])
+    assert alone["rankme"][0] == pytest.approx(ik.rankme(cube), rel=1e-12)
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
