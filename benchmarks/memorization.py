@@ -1,9 +1,10 @@
-"""Time and memory of what compares rows pair by pair, as ratios to the bare products that it needs.
+"""Time and memory of what compares rows pair by pair, as ratios to the bare products that it needs, or to a peer.
 
     python benchmarks/memorization.py
 
 The limit is the matrix product alone, float32, in blocks that are thrown away: n x m x d for the nearest training rows,
-each pair once where a set is compared with itself. Everything runs in turn, several rounds in one process, and each
+each pair once where a set is compared with itself. Silhouettes, of as many rows as there are training rows, are held
+against scikit-learn's. Everything runs in turn, several rounds in one process, and each
 ratio is taken within its round, so that a noisy machine moves both sides. Peak memory is that of a fresh process, the
 features among it. Writes ``benchmarks/results/memorization.csv``.
 
@@ -28,6 +29,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -37,7 +39,7 @@ from icrkit.metrics._memorization import memorization_ratio
 from icrkit.metrics._nearest_ratio import nearest_ratio
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("memorization_ratio", "nearest_ratio", "auth_pct", "uniformity")
+NAMES = ("memorization_ratio", "nearest_ratio", "auth_pct", "uniformity", "silhouette", "silhouette_cosine")
 Array = NDArray[np.float32]
 Work = Callable[[], object]
 
@@ -106,14 +108,27 @@ def products_of_pairs(x: Array, block: int = 1024) -> None:
 
 
 def measures(x: Array, y: Array) -> dict[str, tuple[Work, Work]]:
-    """The limit and the measure, by name; smaller sets where these were asked for."""
-    some = x[: len(x) * 2 // 5]
+    """The limit, or scikit-learn's way, and the measure, by name; smaller sets where these were asked for."""
+    some, classes = x[: len(x) * 2 // 5], np.arange(len(y)) % 10
     return {
         "memorization_ratio": (lambda: products(x, y), lambda: memorization_ratio(x, y)),
         "nearest_ratio": (lambda: products(x, y), lambda: nearest_ratio(x, y)),
         "auth_pct": (lambda: (products(some, y), products_of_pairs(y)), lambda: auth_pct(some, y)),
         "uniformity": (lambda: products_of_pairs(some), lambda: ik.uniformity(some[:, None])),
+        "silhouette": (lambda: silhouette_score(y, classes), lambda: ik.silhouette(y, classes)),
+        "silhouette_cosine": (
+            lambda: silhouette_score(y, classes, metric="cosine"),
+            lambda: ik.silhouette(y, classes, metric="cosine"),
+        ),
     }
+
+
+def n_rows(name: str, generated: int, training: int) -> tuple[int, ...]:
+    """Rows of each set that a measure of this name gets."""
+    if name.startswith("silhouette"):
+        return (training,)
+    some = generated * 2 // 5
+    return (some,) if name == "uniformity" else (some if name == "auth_pct" else generated, training)
 
 
 def seconds(work: Work) -> float:
@@ -216,8 +231,8 @@ def main(
                         "ratio": round(float(np.median(times[:, 1] / times[:, 0])), 2),
                         "peak_mb": memory[name][1],
                         "imports_mb": memory[name][0],
-                        "generated": generated if name.endswith("ratio") else generated * 2 // 5,
-                        "training": "" if name == "uniformity" else training,
+                        "against": "scikit-learn" if name.startswith("silhouette") else "products",
+                        "rows": " x ".join(map(str, n_rows(name, generated, training))),
                         "features": features,
                     }
                     table.append(row)

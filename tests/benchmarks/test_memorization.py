@@ -33,7 +33,7 @@ def test_it_runs(benchmark, tmp_path):
     assert list(rows) == ["memorization_ratio", "auth_pct"]
     for row in rows.values():
         assert float(row["ratio"]) > 0 and int(row["imports_mb"]) <= int(row["peak_mb"]) < 1000
-    assert rows["auth_pct"]["generated"] == "40" and rows["memorization_ratio"]["generated"] == "100"
+    assert rows["auth_pct"]["rows"] == "40 x 40" and rows["memorization_ratio"]["rows"] == "100 x 40"
 
 
 def test_its_rows_hold_copies_that_are_found(benchmark):
@@ -43,9 +43,32 @@ def test_its_rows_hold_copies_that_are_found(benchmark):
     for name in ("memorization_ratio", "nearest_ratio"):
         assert found[name] == pytest.approx(0.1, abs=0.02)
     assert 0.3 < found["auth_pct"] < 0.9 and found["uniformity"] < 0
-    for limit, _ in benchmark.measures(x, y).values():
-        limit()
+    limits = {name: limit() for name, (limit, _) in benchmark.measures(x, y).items()}
+    for name in ("silhouette", "silhouette_cosine"):
+        assert found[name] == pytest.approx(limits[name], abs=1e-5)
     assert not np.array_equal(x[0], y[0])
+
+
+# What it costs at most, and of how many rows.
+LIMITS = {
+    "memorization_ratio": (1.5, "50000 x 10000"),
+    "nearest_ratio": (1.5, "50000 x 10000"),
+    "auth_pct": (2.0, "20000 x 10000"),
+    "uniformity": (2.0, "20000"),
+    "silhouette": (1.0, "10000"),
+    "silhouette_cosine": (1.0, "10000"),
+}
+
+
+def test_the_committed_table_keeps_its_word(benchmark):
+    with (benchmark.RESULTS / "memorization.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["what"], row["threads"]) for row in rows} == {(name, n) for name in LIMITS for n in "12"}
+    for row in rows:
+        most, n_rows = LIMITS[row["what"]]
+        assert float(row["ratio"]) <= most, row
+        assert (row["rows"], row["features"]) == (n_rows, "512"), row
+        assert int(row["peak_mb"]) < 1000, row
 
 
 def test_retrieval_from_a_store(benchmark, tmp_path):

@@ -21,6 +21,7 @@ from icrkit.metrics._information import (
     METHODS,
     Information,
     InvariantInformation,
+    _wishart_bias,
     held_out_snr_by_direction,
     information,
     invariant_information,
@@ -114,6 +115,14 @@ def test_gaussian_bias_is_that_of_a_wishart_matrix(m):
         assert log_determinant_bias(ratio, inflation, share) == pytest.approx(exact, rel=1e-2)
     assert log_determinant_bias(None, 0.99, share) == 0
     assert log_determinant_bias((d + 1) / m, 1.0, share) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("d", "m"), [(1, 5), (3, 5), (20, 30), (60, 400)])
+def test_wishart_bias_out_of_scipys_entropy(d, m):
+    # H = log Gamma_d(m/2) + d (d+1)/2 log 2 + m d/2 - (m-d-1)/2 psi, and E log det A = psi + d log 2.
+    entropy = stats.wishart(m, np.eye(d)).entropy()
+    psi = (special.multigammaln(m / 2, d) + d * (d + 1) / 2 * np.log(2) + m * d / 2 - entropy) * 2 / (m - d - 1)
+    assert _wishart_bias((d + 1) / m, d) == pytest.approx(psi / d + np.log(2 / m), rel=1e-8)
 
 
 def test_the_bias_is_continuous_where_the_scales_become_equal():
