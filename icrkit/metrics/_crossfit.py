@@ -26,10 +26,12 @@ __all__ = [
     "Crossfit",
     "FoldTraces",
     "crossfit",
+    "direction_shape",
     "direction_variance",
     "fold_traces",
     "held_out_trace",
     "jackknife_error",
+    "scale_variation",
 ]
 
 Matrix = NDArray[np.float64]
@@ -106,13 +108,14 @@ class Crossfit:
                 "1/V + mean SNR, on whose logarithm the interval stands, is zero. Are the features centred image by "
                 "image?"
             )
+        n_images, d = int(n.sum()), n_features - damped
+        shape = direction_shape(*powers, n_images=n_images, d=d, dof=dof)
+        kappa = scale_variation(residual, n_images=n_images, n_views=n_views, d=d)
         return cls(
             signal=n * (between - residual / n_views),
             noise=n * (residual + damped_fold),
             n_views=n_views,
-            direction_variance=direction_variance(
-                *powers, n_images=int(n.sum()), n_views=n_views, d=n_features - damped, dof=dof, fold_residual=residual
-            ),
+            direction_variance=direction_variance(shape, kappa, n_images=n_images, d=d, dof=dof),
             log_q=np.log(between_others / n_features),
         )
 
@@ -268,32 +271,52 @@ def held_out_trace(
     return between * in_between / (split.n_fold - 1) + within * in_within / split.dof_fold + damped
 
 
-def direction_variance(
-    first: float, second: float, *, n_images: int, n_views: int, d: float, dof: int, fold_residual: NDArray[np.float64]
-) -> float:
-    """Variance of log Q from the direction of the inverse residual covariance: see `Crossfit`.
+def direction_shape(first: float, second: float, *, n_images: int, d: float, dof: int) -> float:
+    """Tr(M^2) of `Crossfit`, the noise of P and of B taken out: how unlike the directions are.
 
     Parameters
     ----------
     first, second : float
         Tr(P B) and Tr((P B)^2) of all images.
-    n_images, n_views : int
+    n_images : int
     d : float
         Directions that are the residual's: d less tau Tr P.
     dof : int
         m.
+    """
+    return max(second / first**2 - 1 / d - 1 / max(dof - d, 1.0) - 1 / (n_images - 1), 0.0)
+
+
+def scale_variation(fold_residual: NDArray[np.float64], *, n_images: int, n_views: int, d: float) -> float:
+    """kappa of `Crossfit`: squared variation of the residual scale between images.
+
+    Parameters
+    ----------
     fold_residual : ndarray (n_folds,)
         Tr(P W) of each fold, P from the others.
+    n_images, n_views : int
+        Of all folds.
+    d : float
     """
-    n, m = n_images, dof
-    least = max(m - d - 3.0, 1.0)
-    # Tr((PB)^2)/Tr(PB)^2 - 1/d is Tr(M^2); the noise of P and of B in it is taken out.
-    shape = max(second / first**2 - 1 / d - 1 / max(m - d, 1.0) - 1 / (n - 1), 0.0)
     # Relative variance over images of Tr(P W_i): kappa + 2 (1 + kappa)/(d (V - 1)).
     gaussian = 2 / (d * (n_views - 1))
-    spread = float(np.var(fold_residual, ddof=1) / fold_residual.mean() ** 2) * n / len(fold_residual)
-    kappa = max((spread - gaussian) / (1 + gaussian), 0.0)
-    return 2 * (shape * (1 + kappa) + 1 / (n - 1) + 1 / m) / least
+    spread = float(np.var(fold_residual, ddof=1) / fold_residual.mean() ** 2) * n_images / len(fold_residual)
+    return max((spread - gaussian) / (1 + gaussian), 0.0)
+
+
+def direction_variance(shape: float, kappa: float, *, n_images: int, d: float, dof: int) -> float:
+    """Variance of log Q from the direction of the inverse residual covariance: see `Crossfit`.
+
+    Parameters
+    ----------
+    shape, kappa : float
+        From `direction_shape` and `scale_variation`.
+    n_images : int
+    d : float
+    dof : int
+        m.
+    """
+    return 2 * (shape * (1 + kappa) + 1 / (n_images - 1) + 1 / dof) / max(dof - d - 3.0, 1.0)
 
 
 class _Split:

@@ -22,8 +22,20 @@ from scipy import stats
 from icrkit._features import Features, as_features
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
-from icrkit.metrics._crossfit import crossfit, jackknife_error
-from icrkit.metrics._decomposition import ResidualModel, between_covariance, residual_covariance
+from icrkit.metrics._crossfit import (
+    crossfit,
+    direction_shape,
+    direction_variance,
+    fold_traces,
+    jackknife_error,
+    scale_variation,
+)
+from icrkit.metrics._decomposition import (
+    ResidualModel,
+    between_covariance,
+    held_out_folds,
+    residual_covariance,
+)
 from icrkit.metrics._icr import plug_in_snr
 from icrkit.moments import Moments, fold_of_images
 from icrkit.readings._reading import Reading, criterion_of, read_features
@@ -331,8 +343,8 @@ class _ICRSpread:
     n_features : int
     signal, squares : float
         sum_i lambda_i and sum_i lambda_i^2.
-    tails : float
-        1 + kappa of `icrkit.metrics._crossfit.direction_variance`.
+    kappa : float
+        Squared variation of the residual scale between images.
     factor : float
         Variance from the images under the traces, over that of Gaussian features.
     """
@@ -340,30 +352,29 @@ class _ICRSpread:
     n_features: int
     signal: float
     squares: float
-    tails: float
+    kappa: float
     factor: float = 1.0
 
     @classmethod
     def of(cls, moments: Moments, reading: Reading) -> Self:
         """As the pilot shows it."""
         found, model = crossfit(moments), ResidualModel(moments.total)
-        n, v, d, m = reading.n_images, reading.n_views, reading.n_features, model.dof
-        first, second = model.trace_powers(between_covariance(moments.total))
-        # As in the interval: the noise of the pilot's own inverse and of B is taken out.
-        shape = max(second / first**2 - 1 / d - 1 / max(m - d, 1.0) - 1 / (n - 1), 0.0)
+        n, v, d = reading.n_images, reading.n_views, reading.n_features
+        powers = model.trace_powers(between_covariance(moments.total))
+        shape = direction_shape(*powers, n_images=n, d=d, dof=model.dof)
+        residual = np.array([fold.residual for fold in fold_traces(held_out_folds(moments))])
+        kappa = scale_variation(residual, n_images=n, n_views=v, d=d)
         between = d * found.q  # sum_i (lambda_i + 1/V)
         signal = max(between - d / v, 0.0)
         squares = max((shape + 1 / d) * between**2 - 2 * signal / v - d / v**2, signal**2 / d)
-        least = max(m - d - 3.0, 1.0)
-        tails = (found.direction_variance * least / 2 - 1 / (n - 1) - 1 / m) / shape if shape > 0 else 1.0
-        gaussian = cls(d, signal, squares, max(tails, 1.0))
+        gaussian = cls(d, signal, squares, kappa)
         seen = found.standard_error**2 - found.direction_variance
         return dataclasses.replace(gaussian, factor=seen / gaussian._of_images(n, v, found.n_folds))
 
     def variance(self, n_images: int, n_views: int, n_folds: int) -> float:
         """Of log Q."""
-        n, d, m = n_images, self.n_features, (n_images - 1) * (n_views - 1)
-        direction = 2 * (self.tails * self._shape(n_views) + 1 / (n - 1) + 1 / m) / max(m - d - 3.0, 1.0)
+        d, dof = self.n_features, (n_images - 1) * (n_views - 1)
+        direction = direction_variance(self._shape(n_views), self.kappa, n_images=n_images, d=d, dof=dof)
         return self.factor * self._of_images(n_images, n_views, n_folds) + direction
 
     def _of_images(self, n_images: int, n_views: int, n_folds: int) -> float:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,38 +10,26 @@ from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_courses", BENCHMARKS / "courses.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_images_that_train_are_not_those_held_out():
-    study = load()
+def test_images_that_train_are_not_those_held_out(benchmark):
     for n in (128, 1297):
-        training, held_out = study.images_of(study.Course("digits", n, 600, 32, 3), "")
+        training, held_out = benchmark.images_of(benchmark.Course("digits", n, 600, 32, 3), "")
         assert training.shape == (n, 1, 8, 8) and len(held_out) == 500 and -1 <= training.min() < training.max() <= 1
         places = {image.tobytes() for image in held_out}
         assert not any(image.tobytes() in places for image in training)
-    other, _ = study.images_of(study.Course("digits", 128, 600, 32, 4), "")
+    other, _ = benchmark.images_of(benchmark.Course("digits", 128, 600, 32, 4), "")
     assert not np.array_equal(training[:128], other)
 
 
-def test_the_study_runs(tmp_path, monkeypatch):
-    study = load()
-    course = study.Course("digits", 60, 12, 8, 0)
+def test_the_study_runs(benchmark, tmp_path, monkeypatch):
+    course = benchmark.Course("digits", 60, 12, 8, 0)
     for name, value in {"COURSES": (course,), "N_CHECKPOINTS": 4, "N_HELD_OUT": 200, "N_SAMPLES": 8}.items():
-        monkeypatch.setattr(study, name, value)
+        monkeypatch.setattr(benchmark, name, value)
     threads = torch.get_num_threads()
     try:
         for command in (["train"], ["measure"], ["read", "--results", str(tmp_path)]):
             options = [*command, "--out", str(tmp_path / "courses")]
-            result = CliRunner().invoke(study.main, options, catch_exceptions=False)
+            result = CliRunner().invoke(benchmark.main, options, catch_exceptions=False)
             assert result.exit_code == 0
     finally:
         torch.set_num_threads(threads)

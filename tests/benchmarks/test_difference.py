@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,42 +10,29 @@ from click.testing import CliRunner
 
 import icrkit as ik
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_difference", BENCHMARKS / "difference.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize("law", ["gaussian", "classes"])
-def test_the_truth_is_that_of_many_images(law):
-    study = load()
-    h = study.window.features(np.random.default_rng(3), law, np.array([0.3, 0.5]), 20_000, 2)
+def test_the_truth_is_that_of_many_images(benchmark, law):
+    h = benchmark.window.features(np.random.default_rng(3), law, np.array([0.3, 0.5]), 20_000, 2)
     for k, icr in enumerate((0.3, 0.5)):
         eigenvalues = ik.FisherSpectrum().fit(h[:, :, k]).eigenvalues_
-        truth = study.true_information(law, icr, 3)
+        truth = benchmark.true_information(law, icr, 3)
         assert 0.5 * np.log1p(eigenvalues).sum() == pytest.approx(truth, rel=0.02)
 
 
-def test_the_study_runs(tmp_path):
+def test_the_study_runs(benchmark, tmp_path):
     out = tmp_path / "difference.csv"
     options = ["--repeats", "2", "--cells", "2", "--out", str(out)]
-    result = CliRunner().invoke(load().main, options, catch_exceptions=False)
+    result = CliRunner().invoke(benchmark.main, options, catch_exceptions=False)
     assert result.exit_code == 0 and "| gaussian | 2 | 0.5, 0.56 |" in result.output
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["quantity"] for row in rows] == ["icr", "information", "information, crossfit"] * 2
 
 
-def test_the_committed_study_holds_what_the_documentation_says():
-    study = load()
-    with study.RESULTS.open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(study.QUANTITIES) * len(study.CELLS) and min(int(row["repeats"]) for row in rows) >= 400
-    for row in rows:
+def test_the_committed_study_holds_what_the_documentation_says(benchmark, committed):
+    assert len(committed) == len(benchmark.QUANTITIES) * len(benchmark.CELLS)
+    assert min(int(row["repeats"]) for row in committed) >= 400
+    for row in committed:
         if row["quantity"] == "information, crossfit":
             continue
         slack = 2 * np.sqrt(0.05 * 0.95 / int(row["repeats"]))
@@ -57,9 +40,9 @@ def test_the_committed_study_holds_what_the_documentation_says():
         if row["true_icr_a"] == row["true_icr_b"]:
             assert float(row["rejected"]) <= 0.07 + slack, row
     # Directions of other folds make errors that are too small where images are few and residuals elliptical.
-    few = [row for row in rows if row["images_per_feature"] == "4" and row["residual"] != "classes"]
+    few = [row for row in committed if row["images_per_feature"] == "4" and row["residual"] != "classes"]
     coverage = {
         quantity: np.mean([float(row["coverage"]) for row in few if row["quantity"] == quantity])
-        for quantity in study.QUANTITIES
+        for quantity in benchmark.QUANTITIES
     }
     assert coverage["information, crossfit"] < 0.935 < 0.96 < min(coverage["icr"], coverage["information"])

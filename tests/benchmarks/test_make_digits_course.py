@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pytest
 from click.testing import CliRunner
 
 import icrkit as ik
 from icrkit.demo_training import CALLED_LAYER
 from icrkit.readings._course import TrainingCourse
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_digits_course.py"
-RESULTS = SCRIPT.parent / "results" / "digits_course.csv"
 
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_make_digits_course", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_runs_tiny(script, tmp_path):
+def test_runs_tiny(benchmark, tmp_path):
     table, out = tmp_path / "table.csv", tmp_path / "course"
     options = {
         "seeds": 1, "steps": 10, "checkpoints": 3, "held-out": 50, "shipped-images": 44, "generated": 4, "views": 4,
         "results": table, "out": out,
     }  # fmt: skip
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    result = CliRunner().invoke(script.main, given, catch_exceptions=False)
+    result = CliRunner().invoke(benchmark.main, given, catch_exceptions=False)
     assert result.exit_code == 0 and "seed 0, 44 images: loss lowest 10" in result.stdout
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == 3 * (6 + 1)  # checkpoints; layers and levels, and the one that ships
@@ -48,8 +31,8 @@ def test_runs_tiny(script, tmp_path):
     np.testing.assert_allclose(curve, mine, atol=6e-5)
 
 
-def test_all_five_seeds_are_in_the_table():
-    rows = list(csv.DictReader(RESULTS.read_text().splitlines()))
+def test_all_five_seeds_are_in_the_table(benchmark):
+    rows = list(csv.DictReader(benchmark.RESULTS.read_text().splitlines()))
     counted = {(row["seed"], row["n_images"], row["layer"], row["sigma"]) for row in rows}
     assert {seed for seed, *_ in counted} == set("01234")
     assert len(counted) == 5 * (6 + 1) and len(rows) == 12 * len(counted)

@@ -8,7 +8,15 @@ from scipy import stats
 
 import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
-from icrkit.metrics._crossfit import Crossfit, FoldTraces, crossfit, direction_variance, jackknife_error
+from icrkit.metrics._crossfit import (
+    Crossfit,
+    FoldTraces,
+    crossfit,
+    direction_shape,
+    direction_variance,
+    jackknife_error,
+    scale_variation,
+)
 from icrkit.moments import Moments, fold_of_images
 
 
@@ -89,14 +97,19 @@ def test_a_negative_ratio_is_reported_and_has_an_interval():
 
 def test_direction_variance_by_hand():
     # Two directions of which one holds all of B: Tr(M^2) = 1 - 1/2, less 1/(m - d) and 1/(N - 1).
-    options = {"n_images": 101, "n_views": 2, "d": 2.0, "dof": 100, "fold_residual": np.array([2.0, 2.0])}
-    assert direction_variance(3.0, 9.0, **options) == pytest.approx(2 * (0.5 - 1 / 98 + 1 / 100) / 95, rel=1e-14)
+    of = {"n_images": 101, "d": 2.0, "dof": 100}
+    shape = direction_shape(3.0, 9.0, **of)
+    assert shape == pytest.approx(0.5 - 1 / 98 - 1 / 100, rel=1e-14)
+    assert direction_variance(shape, 0.0, **of) == pytest.approx(2 * (0.5 - 1 / 98 + 1 / 100) / 95, rel=1e-14)
     # Signal alike in all directions leaves the noise alone.
-    assert direction_variance(3.0, 4.5, **options) == pytest.approx(2 * (1 / 100 + 1 / 100) / 95, rel=1e-14)
+    assert direction_shape(3.0, 4.5, **of) == 0
+    assert direction_variance(0.0, 0.0, **of) == pytest.approx(2 * (1 / 100 + 1 / 100) / 95, rel=1e-14)
     # Scales that vary between images: spread (N/G) Var/mean^2 = 101/2 * 2/4, of which 1 is Gaussian.
-    kappa = (101 / 2 * 2 / 4 - 1) / 2
-    got = direction_variance(3.0, 9.0, **(options | {"fold_residual": np.array([1.0, 3.0])}))
-    assert got == pytest.approx(2 * ((0.5 - 1 / 98 - 1 / 100) * (1 + kappa) + 2 / 100) / 95, rel=1e-14)
+    kappa = scale_variation(np.array([1.0, 3.0]), n_images=101, n_views=2, d=2.0)
+    assert kappa == pytest.approx((101 / 2 * 2 / 4 - 1) / 2, rel=1e-14)
+    assert scale_variation(np.array([2.0, 2.0]), n_images=101, n_views=2, d=2.0) == 0
+    got = direction_variance(shape, kappa, **of)
+    assert got == pytest.approx(2 * (shape * (1 + kappa) + 2 / 100) / 95, rel=1e-14)
 
 
 def test_the_value_from_traces_of_folds_by_hand():
