@@ -85,9 +85,9 @@ def compare(
     -----
     The features of a level are read once. All of its moments come from one pass: those of all views with 10 folds, and
     those of the rows that metrics of single rows see (one view, by default), with float64 products unless float32
-    suffices for both: within 1e-4 of an eigenvalue then. Metrics get the same `Moments`, so that each factor and
-    eigenproblem is computed once. What needs rows reads them again, from memory
-    where a level takes less than 512 MiB.
+    suffices for both. A number may then differ in the sixth digit from that of the estimator on its own. Metrics get
+    the same `Moments`, so that each factor and eigenproblem is computed once. What needs rows reads them again, from
+    memory where a level takes less than 512 MiB.
 
     ICR is the cross-fitted one. A metric that cannot be computed at some level is NaN there; a warning names it, the
     cube, the layer, the level and the reason.
