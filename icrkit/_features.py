@@ -172,7 +172,7 @@ def as_features(
     CubeFormatError
         Wrong dims or dtype.
     NotEnoughDataError
-        Fewer than two images or ``min_views`` views.
+        Fewer than two images or ``min_views`` views, or no features.
     """
     if normalize not in (None, "l2"):
         raise ValueError(f"normalize must be None or 'l2', not {normalize!r}")
@@ -186,7 +186,11 @@ def as_features(
         found = _from_dataarray(X)
     else:
         found = _from_array(_as_numpy(X), n_views, groups)
-    n, v, _ = found.shape
+    n, v, d = found.shape
+    if d < 1:
+        raise NotEnoughDataError(
+            f"{found.name} has 0 feature(s) (shape={found.shape}) while a minimum of 1 is required."
+        )
     if n < min_images and not isinstance(X, Features):
         raise NotEnoughDataError(f"{found.name} has n_samples={n} image(s); at least {min_images} images are needed")
     if v < min_views:

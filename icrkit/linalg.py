@@ -195,6 +195,8 @@ def eigenvalues_with_outer(
     Golub & Van Loan 2013, Matrix Computations, 4th ed., sections 5.1.3 and 8.3.1.
     """
     length = float(blas.dnrm2(vector))
+    if not np.isfinite(length):
+        return eigenvalues(matrix), np.full(len(matrix), np.inf)
     work = np.array(matrix, dtype=np.float64, order="F")
     if length > 0:
         mirror = vector / length

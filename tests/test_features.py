@@ -196,6 +196,8 @@ def test_one_image_or_one_view_is_not_enough(h):
         with pytest.raises(NotEnoughDataError, match=rf"{views} view\(s\) an image; at least 2 .* n_views=2"):
             as_features(h[:, :views])
     assert as_features(h[:, :1], min_views=1).shape == (6, 1, 4)
+    with pytest.raises(NotEnoughDataError, match=r"0 feature\(s\) \(shape=\(6, 3, 0\)\) while a minimum of 1"):
+        as_features(h[..., :0])
 
 
 def test_rows_that_do_not_divide_by_the_views():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from icrkit._features import Features
 from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._base import Measure, row_moments
-from icrkit.metrics._effective_rank import row_eigenvalues
+from icrkit.metrics._effective_rank import check_resolved, row_eigenvalues
 from icrkit.moments import Moments
 
 __all__ = ["AlphaReQ", "PowerLaw", "alpha_req", "power_law"]
@@ -52,6 +52,7 @@ def power_law(moments: Moments, ranks: tuple[int, int] = (11, 100), weights: str
     values = row_eigenvalues(moments)
     present = int(np.count_nonzero(values))
     stop = min(last, present)
+    check_resolved(moments, values[:last])
     if stop <= first:
         raise NotEnoughDataError(
             f"{moments.n_images} rows of {moments.n_features} feature(s) have {present} eigenvalue(s) that are not "
@@ -108,6 +109,8 @@ def alpha_req(
         NaN or infinity among the features.
     DegenerateFeaturesError
         All rows are equal.
+    IllConditionedError
+        Moments with float32 products, which cannot tell small eigenvalues from zero.
 
     Notes
     -----

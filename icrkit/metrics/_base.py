@@ -464,7 +464,7 @@ def is_table(X: Any) -> bool:
     """Whether X goes through scikit-learn's own checks: anything but labelled or 3-D features."""
     if isinstance(X, Cube | xr.DataArray | Features | Moments):
         return False
-    return getattr(X, "ndim", None) != 3
+    return (getattr(X, "ndim", None) or 2) < 3
 
 
 def labelled_features(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
@@ -490,8 +490,9 @@ def row_moments(X: Any, views: str | int, dtype: str = "float64") -> Moments:
     views : {"mean", "all"} or int
         Rows used of an image: the mean over its views, every view, or one view. Moments of several views hold the
         first two; moments of one view are what they are.
-    dtype : {"float64", "auto", "float32"}
-        Precision of the products. Spectra need float64, unless "auto" finds that the least eigenvalue survives float32.
+    dtype : {"float64", "auto"}
+        Precision of the products of one view. Spectra need float64, unless "auto" finds that the least eigenvalue
+        survives float32. Those of several views are float64: they would be judged by the views' residual.
 
     Returns
     -------
@@ -508,7 +509,8 @@ def row_moments(X: Any, views: str | int, dtype: str = "float64") -> Moments:
         check_views(views, features.shape[1])
         if not isinstance(views, str):
             features = features.view(int(views))
-        return row_moments(moments_of(features, n_folds=0, dtype=dtype, min_views=1), views)
+        products = dtype if features.shape[1] == 1 else "float64"
+        return row_moments(moments_of(features, n_folds=0, dtype=products, min_views=1), views)
     if "sigma" in X.dims:
         raise CubeFormatError(f"moments of one level are wanted, not along {X.dims}: moments.select(sigma=0)")
     total = X.total

@@ -238,6 +238,23 @@ def constant_features(moments: Moments) -> NDArray[np.int64]:
     return np.flatnonzero(spread <= 0)
 
 
+def without_constant(moments: Moments) -> Moments:
+    """Moments of the features that vary.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+        None does.
+    """
+    constant = constant_features(moments.total)
+    if not constant.size:
+        return moments
+    kept = np.setdiff1d(np.arange(moments.n_features), constant)
+    if not kept.size:
+        raise DegenerateFeaturesError("every feature is constant: the layer is dead")
+    return moments.select_features(kept)
+
+
 def check_degenerate(moments: Moments, name: str = "the features") -> None:
     """Refuse constant features, features too small to be squared, and features without any residual, by their indices.
 
@@ -256,7 +273,8 @@ def refuse_constant(features: NDArray[np.int64], n_features: int, name: str = "t
     """Say that these features are constant."""
     raise DegenerateFeaturesError(
         f"{features.size} of {n_features} features of {name} are constant: {_listed(features)}. Dead units are common "
-        "in real networks: drop_constant=True drops and records them."
+        "in real networks: leave them out, or let drop_constant=True of ICREstimator, TrainingCourse, ICRMonitor or "
+        "compare do it."
     )
 
 
@@ -322,8 +340,7 @@ class ResidualModel:
     """
 
     def __init__(self, moments: Moments, regularization: float = 0.0, residual_centering: str = "view") -> None:
-        if regularization < 0:
-            raise ValueError(f"regularization must be >= 0, not {regularization}")
+        check_regularization(regularization)
         if moments.dims:
             raise CubeFormatError(f"moments of one level are wanted, not along {moments.dims}: moments.select(sigma=0)")
         check_degenerate(moments)
@@ -399,6 +416,12 @@ class ResidualModel:
             + ("use dtype='float64', " if products == "float32" else "")
             + "or set regularization > 0."
         )
+
+
+def check_regularization(regularization: float) -> None:
+    """Refuse what is negative, NaN or infinite."""
+    if not 0 <= regularization < np.inf:
+        raise ValueError(f"regularization must be >= 0, not {regularization}, and finite")
 
 
 def too_few(dof: int, d: int, v: int) -> str:

@@ -17,7 +17,7 @@ from scipy.linalg import blas
 from scipy.special import entr
 
 from icrkit._features import Features
-from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError
 from icrkit.linalg import eigenvalues_with_outer
 from icrkit.metrics._base import Measure, row_moments
 from icrkit.metrics._decomposition import check_squares
@@ -27,6 +27,7 @@ __all__ = [
     "EffectiveRank",
     "ParticipationRatio",
     "StableRank",
+    "check_resolved",
     "effective_rank",
     "entropy_rank",
     "participation_ratio",
@@ -67,8 +68,9 @@ def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
     """Eigenvalues of the scatter of single rows, descending, min(N, d) of them: squared singular values of the rows.
 
     Both are solved once, together, for moments that stay in use. What rounding makes of zero is zero: eigenvalues up to
-    max(d, 8) units of rounding of the largest one, in the precision of the products (measured: 2.5 units at most,
-    d = 4 to 400, N = 50 to 20,000, offsets to 1000 times the spread).
+    max(d, 8) units of rounding, in the precision of the products of the largest one about the mean, and in float64 of
+    the largest one about the origin, since the mean is added in float64 (measured: 2.5 units at most, d = 4 to 400,
+    N = 50 to 20,000, offsets to 1000 times the spread).
 
     Parameters
     ----------
@@ -86,20 +88,45 @@ def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
     check_spread(moments, centered)
     if moments not in _SOLVED:
         n, d = int(moments.n_images), moments.n_features
-        about_mean, about_origin = eigenvalues_with_outer(moments.between.T, np.sqrt(n) * moments.mean[0])
-        rounding = max(d, 8) * float(np.finfo(moments.products).eps) * moments.cancellation
-        _SOLVED[moments] = _without_rounding(about_origin, n, rounding), _without_rounding(about_mean, n, rounding)
+        with np.errstate(over="ignore"):
+            about_mean, about_origin = eigenvalues_with_outer(moments.between.T, np.sqrt(n) * moments.mean[0])
+        unit = max(d, 8) * moments.cancellation * float(np.finfo(moments.products).eps) * about_mean[-1]
+        unit_64 = max(d, 8) * float(np.finfo(np.float64).eps)
+        _SOLVED[moments] = (
+            _without_rounding(about_origin, n, unit + unit_64 * about_origin[-1]),
+            _without_rounding(about_mean, n, unit),
+        )
     return _SOLVED[moments][centered]
 
 
-def _without_rounding(ascending: Vector, n_rows: int, rounding: float) -> Vector:
+def _without_rounding(ascending: Vector, n_rows: int, most: float) -> Vector:
     values = ascending[::-1][:n_rows].copy()
-    values[values <= rounding * values[0]] = 0.0
+    values[values <= most] = 0.0
     values.flags.writeable = False
     return values
 
 
-def row_spectrum(X: Any, views: str | int, spectrum: str, centered: bool) -> Vector:
+def check_resolved(moments: Moments, values: Vector) -> None:
+    """Refuse leading eigenvalues of float32 products where some are zero that may be none.
+
+    Those of features that never vary, and those that fewer rows than features leave, are exact zeros.
+
+    Raises
+    ------
+    IllConditionedError
+    """
+    if moments.products == "float64":
+        return
+    varying = int(np.count_nonzero(moments.between.diagonal()))
+    present, due = int(np.count_nonzero(values)), min(len(values), int(moments.n_images) - 1, varying)
+    if present < due:
+        raise IllConditionedError(
+            f"float32 products cannot tell {due - present} of {due} eigenvalues from zero: make the moments with "
+            "dtype='float64', or give the features"
+        )
+
+
+def row_spectrum(X: Any, views: str | int, spectrum: str, centered: bool, *, whole: bool = True) -> Vector:
     """Singular values of the rows of X, or the eigenvalues of their scatter, descending, min(N, d) of them.
 
     Parameters
@@ -108,15 +135,22 @@ def row_spectrum(X: Any, views: str | int, spectrum: str, centered: bool) -> Vec
         See `row_moments`.
     spectrum : {"singular", "eigenvalues"}
     centered : bool
+    whole : bool
+        Whether the small ones matter.
 
     Raises
     ------
     DegenerateFeaturesError
         All are zero.
+    IllConditionedError
+        They are of moments with float32 products, which cannot tell small ones from zero.
     """
     if spectrum not in ("singular", "eigenvalues"):
         raise ValueError(f"spectrum must be 'singular' or 'eigenvalues', not {spectrum!r}")
-    values = row_eigenvalues(row_moments(X, views), centered)
+    moments = row_moments(X, views)
+    values = row_eigenvalues(moments, centered)
+    if whole:
+        check_resolved(moments, values)
     return np.sqrt(values) if spectrum == "singular" else values
 
 
@@ -167,6 +201,8 @@ def effective_rank(X: Any, views: str | int = 0, *, spectrum: str = "singular", 
         NaN or infinity among the features.
     DegenerateFeaturesError
         All rows are equal (or, uncentred, zero).
+    IllConditionedError
+        Moments with float32 products, which cannot tell small eigenvalues from zero.
 
     Notes
     -----
@@ -287,7 +323,7 @@ def stable_rank(X: Any, views: str | int = 0, *, spectrum: str = "eigenvalues", 
     >>> round(ik.stable_rank(rows), 4), round(ik.stable_rank(rows, spectrum="singular"), 4)
     (1.0123, 1.1111)
     """
-    values = row_spectrum(X, views, spectrum, centered)
+    values = row_spectrum(X, views, spectrum, centered, whole=False)
     return float(np.square(values / values[0]).sum())
 
 

@@ -17,6 +17,7 @@ from scipy.linalg import lapack, svdvals
 from icrkit._features import Features, check_views
 from icrkit.exceptions import CubeFormatError, NotEnoughDataError
 from icrkit.metrics._base import Comparison, row_features, row_moments
+from icrkit.metrics._decomposition import check_squares
 from icrkit.moments import Moments
 
 __all__ = ["FrechetDistance", "frechet_distance", "frechet_distance_infinite"]
@@ -158,6 +159,7 @@ def _distance(first: Moments, second: Moments) -> _Distance:
         n = int(m.n_images)
         if n < 2:
             raise NotEnoughDataError(f"{n} row(s) have no covariance: at least two are needed in each set")
+        check_squares(m)
         covariance = m.between / (n - 1)
         value += float(np.trace(covariance))
         factors.append(_factor(covariance))

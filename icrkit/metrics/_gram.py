@@ -25,6 +25,7 @@ from icrkit.metrics._crossfit import Crossfit, FoldTraces
 from icrkit.metrics._decomposition import (
     Matrix,
     Traces,
+    check_regularization,
     held_out_folds,
     refuse_no_residual,
     resolve_centering,
@@ -524,8 +525,7 @@ class GramResidual:
 def _tau(gram: Gram, regularization: float, blocks: _Blocks, images: Images) -> float:
     """regularization * Tr(Sigma_xi)/d, having refused what leaves no inverse."""
     m, d = blocks.dof(len(images)), gram.n_features
-    if regularization < 0:
-        raise ValueError(f"regularization must be >= 0, not {regularization}")
+    check_regularization(regularization)
     if regularization == 0:
         if m <= d:
             raise NotEnoughDataError(too_few(m, d, gram.n_views))

@@ -117,6 +117,9 @@ def icr(
             return gram_crossfit(moments, regularization, residual_centering).icr
         model = GramResidual(moments, regularization, residual_centering)
         return 1.0 / (1.0 + (model.mean_snr() if correction == "none" else _refuse_gaussian()))
+    if not hasattr(moments, "within"):
+        kind = type(moments).__name__
+        raise TypeError(f"icr takes Moments or Gram, not {kind}: Moments.from_cube(X), or ICREstimator")
     if "sigma" in moments.dims:
         levels = range(moments.n_images.shape[moments.dims.index("sigma")])
         return np.array([icr(moments.select(sigma=k), correction, regularization, residual_centering) for k in levels])

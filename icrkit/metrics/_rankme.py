@@ -56,6 +56,8 @@ def rankme(
         NaN or infinity among the features.
     DegenerateFeaturesError
         All features are zero (or, centred, all rows are equal).
+    IllConditionedError
+        Moments with float32 products, which cannot tell small eigenvalues from zero.
 
     Notes
     -----

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from icrkit._features import Features, as_features
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
-from icrkit.exceptions import IllConditionedError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
 from icrkit.metrics._base import row_moments
 from icrkit.metrics._crossfit import Crossfit, jackknife_error
+from icrkit.metrics._decomposition import without_constant
 from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.moments import Moments
 from icrkit.readings._pairing import trained_range_of
@@ -46,6 +47,7 @@ def compare(
     labels: Any = None,
     layers: str | Sequence[str] | None = None,
     sigmas: float | Sequence[float] | None = None,
+    drop_constant: bool = False,
     progress: bool = False,
 ) -> Any:
     """Table of metrics, one row for each cube, layer and noise level.
@@ -63,6 +65,9 @@ def compare(
         Class of each image; the cubes' own where left out.
     layers, sigmas : str or float, or sequences of them, optional
         Only these; each cube must have them.
+    drop_constant : bool
+        Leave features that never vary out of the metrics that whiten, and cannot be computed with them: ICR, invariant
+        information, trace ratio and LiDAR from moments. A warning says how many. They count in ``n_features``.
     progress : bool
         Show a progress bar.
 
@@ -121,7 +126,8 @@ def compare(
     n_fits = len({metric.make for metric in chosen})
     with tqdm(total=len(places) * n_fits, desc="compare", unit="fit", disable=not progress) as bar:
         for where, facts, features in places:
-            measured = _measure(features, labels_of[facts["cube"]], chosen, bar.update)
+            level = _Level(features, labels_of[facts["cube"]], chosen, drop_constant)
+            measured = _measure(level, chosen, bar.update)
             for reason, names in measured.failures.items():
                 warnings.warn(f"{names} of {where}: NaN, since {reason}", stacklevel=2)
             for remark in measured.remarks:
@@ -300,10 +306,9 @@ class _Measured(NamedTuple):
     images: Any
 
 
-def _measure(features: Features, labels: Any, metrics: Sequence[Metric], tell: Callable[[], Any]) -> _Measured:
+def _measure(level: _Level, metrics: Sequence[Metric], tell: Callable[[], Any]) -> _Measured:
     """Metrics of one layer at one level, with interval and standard error where there are any."""
-    level = _Level(features, labels, metrics)
-    found = _Measured({}, {}, [], None, level.images)
+    found = _Measured({}, {}, [], None, None)
     # Metrics that are read off one fit stand together here, and where they were asked for in the table.
     for make in dict.fromkeys(metric.make for metric in metrics):
         alike = [metric for metric in metrics if metric.make is make]
@@ -325,7 +330,7 @@ def _measure(features: Features, labels: Any, metrics: Sequence[Metric], tell: C
                 found = found._replace(crossfit=found.crossfit or estimator._crossfit)
         found.remarks.extend((names, text) for text in dict.fromkeys(str(warning.message) for warning in said))
         tell()
-    return found
+    return found._replace(images=level.images)
 
 
 def _numbers(estimator: Any, metrics: Sequence[Metric]) -> dict[str, float]:
@@ -342,9 +347,10 @@ def _numbers(estimator: Any, metrics: Sequence[Metric]) -> dict[str, float]:
 class _Level:
     """Features of one layer at one level, read once, and the moments that were made of them."""
 
-    def __init__(self, features: Features, labels: Any, metrics: Sequence[Metric]) -> None:
+    def __init__(self, features: Features, labels: Any, metrics: Sequence[Metric], drop_constant: bool = False) -> None:
         self._labels = labels
         self._metrics = metrics
+        self._drop_constant = drop_constant
         ids = "\n".join(sorted(map(str, features.image_ids.tolist())))
         self.images = hashlib.blake2b(ids.encode()).digest(), features.shape[2]
         if int(np.prod(features.shape)) * features.dtype.itemsize <= _IN_MEMORY_BYTES:
@@ -396,6 +402,17 @@ class _Level:
                     raise
                 except Exception as error:
                     found[key] = error.with_traceback(None)
+        if self._drop_constant and isinstance(whole := found.get("folds"), Moments):
+            try:
+                varying = without_constant(whole)
+            except DegenerateFeaturesError as error:
+                return found | {"folds": error.with_traceback(None)}
+            if varying is not whole:
+                left_out = whole.n_features - varying.n_features
+                warnings.warn(f"{left_out} of {whole.n_features} features are constant, and left out", stacklevel=2)
+            # Rows of one width are paired.
+            self.images = self.images[0], varying.n_features
+            found["folds"] = varying
         return found
 
 

@@ -24,8 +24,8 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from icrkit.cube import Cube, from_arrays
-from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
-from icrkit.metrics._decomposition import constant_features, traces
+from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
+from icrkit.metrics._decomposition import traces, without_constant
 from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
 from icrkit.readings._pairing import Draws, check_same_folds, trained_range_of
@@ -346,10 +346,7 @@ def read_level(
             X = Moments.from_cube(X, dtype="float64", **folds)
         varying = X
         if drop_constant:
-            kept = np.setdiff1d(np.arange(X.n_features), constant_features(X.total))
-            if not len(kept):
-                raise DegenerateFeaturesError("every feature is constant: the layer is dead")
-            varying = X.select_features(kept)
+            varying = without_constant(X)
         moments, (icr, information) = read_features(
             varying, ("icr", "information"), confidence=confidence, regularization=regularization, **folds
         )

@@ -470,6 +470,25 @@ def test_parameters_are_checked_in_fit(est, match):
         est.fit(features(), labels())
 
 
+@pytest.mark.parametrize("share", [-1.0, np.nan, np.inf])
+def test_regularization_is_a_number_from_zero_up(share):
+    message = f"regularization must be >= 0, not {share}, and finite"
+    for est in (ik.ICREstimator, ik.FisherSpectrum, ik.InvariantInformation):
+        with pytest.raises(ValueError, match=message):
+            est(regularization=share).fit(features())
+    with pytest.raises(ValueError, match=message):
+        ik.icr(ik.Moments.from_cube(features()), regularization=share)
+    with pytest.raises(ValueError, match=message):
+        ik.ICREstimator(regularization=share).fit(features(3, 2, 20))
+
+
+def test_more_axes_than_three_are_named_and_moments_are_asked_for():
+    with pytest.raises(CubeFormatError, match=r"\(image, view, feature\)"):
+        ik.RankMe().fit(features()[None])
+    with pytest.raises(TypeError, match=r"icr takes Moments or Gram, not ndarray: Moments\.from_cube"):
+        ik.icr(features())
+
+
 def test_moments_do_not_hold_what_an_option_needs():
     m = ik.Moments.from_cube(features())
     with pytest.raises(ValueError, match="normalize='l2' needs features"):

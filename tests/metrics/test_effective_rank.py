@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import pickle
 import weakref
@@ -17,9 +18,16 @@ from sklearn.decomposition import PCA
 import icrkit as ik
 from icrkit import linalg
 from icrkit._features import Features
-from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
+from icrkit.exceptions import (
+    CubeFormatError,
+    DegenerateFeaturesError,
+    IllConditionedError,
+    NonFiniteError,
+    NotEnoughDataError,
+)
 from icrkit.metrics._base import row_moments
 from icrkit.metrics._effective_rank import entropy_rank, row_eigenvalues
+from icrkit.moments import Moments
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
 RANKS = (ik.effective_rank, ik.participation_ratio, ik.stable_rank)
@@ -263,6 +271,33 @@ def test_means_whose_squares_overflow_matter_about_the_origin_only(est):
     assert clone(est).fit(far).score(far) == pytest.approx(clone(est).fit(h).score(h), rel=1e-9)
     with pytest.raises(NonFiniteError, match="squares of their means overflow float64; scale the features down"):
         clone(est).set_params(centered=False).fit(far)
+
+
+def test_a_constant_near_the_end_of_the_range_does_not_matter():
+    h = np.concatenate([features(), np.full((40, 1, 1), 1.5e308)], axis=2)
+    assert ik.effective_rank(h) == pytest.approx(ik.effective_rank(features()), rel=1e-12)
+    with pytest.raises(NonFiniteError, match="squares of their means overflow"):
+        ik.rankme(h)
+
+
+def test_float32_moments_that_lose_eigenvalues_are_refused_where_these_matter():
+    rng = np.random.default_rng(0)
+    h = (rng.standard_normal((600, 2, 24)) * np.geomspace(1, 1e-4, 24)).astype(np.float32)
+    h[..., 5] = 3.0  # a dead unit is no lost one
+    m = Moments.from_cube(h, dtype="float32")
+    for call in (ik.rankme, ik.effective_rank, functools.partial(ik.alpha_req, ranks=(2, 23))):
+        with pytest.raises(IllConditionedError, match=r"cannot tell \d+ of 23 eigenvalues from zero.*dtype='float64'"):
+            call(m, "mean")
+        assert call(Moments.from_cube(h, dtype="float64"), "mean") == pytest.approx(call(h, "mean"), rel=1e-9)
+    for call in (ik.stable_rank, ik.participation_ratio, functools.partial(ik.alpha_req, ranks=(2, 6))):
+        assert call(m, "mean") == pytest.approx(call(h, "mean"), rel=1e-5)
+    alike = rng.standard_normal((600, 2, 24)).astype(np.float32) + 50
+    alike[..., 5] = 3.0
+    assert ik.rankme(Moments.from_cube(alike, dtype="float32"), "all") == pytest.approx(
+        ik.rankme(alike, "all"), rel=1e-6
+    )
+    few = Moments.from_cube(alike[:10], dtype="float32")  # fewer rows than features
+    assert ik.effective_rank(few, "mean") == pytest.approx(ik.effective_rank(alike[:10], "mean"), rel=1e-5)
 
 
 @pytest.mark.parametrize("est", [ik.EffectiveRank(spectrum="values"), ik.StableRank(spectrum=None)])

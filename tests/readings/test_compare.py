@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from typing import Any
@@ -262,6 +263,57 @@ def test_single_rows_in_float32_where_that_suffices(monkeypatch, residual, signa
         assert got[name][0] == pytest.approx(getattr(ik, name)(cube), rel=1e-6 if passes[-1][1] == "float32" else 1e-10)
     alone = compare(cube, ["rankme"])
     assert alone["rankme"][0] == pytest.approx(ik.rankme(cube), rel=1e-12)
+
+
+@pytest.mark.parametrize(("offset", "least"), [(0.0, 1.0), (10.0, 1.0), (10.0, 1e-4)])
+@pytest.mark.parametrize("views", [0, "mean", "all"])
+@pytest.mark.filterwarnings(QUIET)
+def test_a_number_does_not_depend_on_what_else_is_asked_for(offset, least, views):
+    # ICR's products are float32 here, whatever origin and scales; those of single rows where they bear it.
+    rng = np.random.default_rng(1)
+    h = rng.standard_normal((700, 2, 160)) + rng.standard_normal((700, 1, 160))
+    h = (h * rng.permutation(np.geomspace(0.3, 1, 160)) + offset).astype(np.float32)
+    h[..., 3] *= least
+    cube = ik.from_arrays(h)
+    kinds = {"rankme": ik.RankMe, "effective_rank": ik.EffectiveRank, "alpha": ik.AlphaReQ}
+    metrics = [
+        Metric.of(name, functools.partial(make, views=views)) if views else find_metric(metric)
+        for (name, make), metric in zip(kinds.items(), ("rankme", "effective_rank", "alpha_req"), strict=True)
+    ]
+    beside, alone = (compare(cube, [*more, *metrics]).iloc[0] for more in (["icr"], []))
+    for metric, (name, make) in zip(metrics, kinds.items(), strict=True):
+        own = getattr(make(views=views).fit(cube), f"{name}_")
+        assert alone[metric.name] == pytest.approx(own, rel=1e-10)
+        assert beside[metric.name] == pytest.approx(own, rel=1e-6)
+
+
+def test_constant_features_are_left_out_on_request():
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((200, 2, 2, 5)) + rng.standard_normal((200, 1, 2, 5))
+    h[:, :, 0, 2] = 7.0
+    cube = ik.from_arrays(h, sigmas=[0.1, 1.0])
+    names = ["icr", "information", "lidar", "trace_ratio", "rankme"]
+    with pytest.warns(UserWarning, match=r"icr of cube cube, layer features, sigma 0.1: NaN.* drop_constant=True"):
+        table = compare(cube, ["icr"])
+    assert np.isnan(table["icr"][0]) and len(table.attrs["paired_tests"]) == 0
+    with pytest.warns(
+        UserWarning, match="of cube cube, layer features, sigma 0.1: 1 of 5 features are constant, and left"
+    ):
+        table = compare(cube, names, drop_constant=True)
+    live = np.delete(h[:, :, 0], 2, axis=-1)
+    want = ik.ICREstimator(correction="crossfit").fit(live)
+    assert table["icr"][0] == pytest.approx(want.icr_, rel=1e-10)
+    assert table["icr_low"][0] == pytest.approx(want.interval_[0], rel=1e-10)
+    assert table["information"][0] == pytest.approx(ik.InvariantInformation().fit(live).information_, rel=1e-10)
+    assert table["rankme"][0] == pytest.approx(ik.rankme(h[:, :, 0]), rel=1e-10)  # the mean counts
+    assert table["n_features"].tolist() == [5, 5]
+    assert not table.attrs["paired_tests"]  # of four features and of five
+    h[:, :, 0] = 7.0
+    with pytest.warns(UserWarning, match="every feature is constant: the layer is dead"):
+        assert compare(ik.from_arrays(h, sigmas=[0.1, 1.0]), ["icr"], drop_constant=True)["icr"].notna().tolist() == [
+            False,
+            True,
+        ]
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
