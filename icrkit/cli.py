@@ -318,6 +318,7 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--metrics", multiple=True, default=("all",), show_default="all",
             help="Names with commas between them, or 'moments': those that cost little.",
         ),
+        click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units."),
         click.option("--sigma", type=float, multiple=True, help="This noise level only; may be repeated."),
         click.option("--layer", multiple=True, help="This layer only; may be repeated."),
     ):  # fmt: skip
@@ -328,12 +329,13 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @click.argument("path", type=click.Path())
 @_metric_options
-def score(path: str, as_json: bool, **options: Any) -> None:
+def score(path: str, as_json: bool, metrics: tuple[str, ...], **options: Any) -> None:
     """Metrics of the cube at PATH, with intervals where there are any.
 
     The ICR is the cross-fitted one. Metrics that need labels are left out where the cube has none.
     """
-    table = _table([path], **options)
+    cubes = _named_cubes([path])
+    table = _table(cubes, _metric_names(metrics, cubes), **options)
     if as_json:
         click.echo(_json(_table_facts(table)))
         return
@@ -343,14 +345,26 @@ def score(path: str, as_json: bool, **options: Any) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_metric_options
-@click.option("--rank-by", metavar="COLUMN", help="Rank correlation of every metric with this one.")
+@click.option(
+    "--join",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.csv",
+    help="Numbers from elsewhere, such as accuracies: columns cube, where they matter layer, sigma, step, and yours.",
+)
+@click.option(
+    "--rank-by", metavar="COLUMN", help="Rank correlation of every metric with this one, or with a column of --join."
+)
+@click.option("--lower-is-better", is_flag=True, help="Of the column of --join to rank by, such as an FID.")
 @click.option("--csv", type=click.Path(dir_okay=False), help="Write the table: .csv.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Write a map of all numbers: .png, .svg or .pdf.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write a map of all metrics: .png, .svg or .pdf.")
 @click.option("--curves", type=click.Path(dir_okay=False), help="Write a curve for each metric: .png, .svg or .pdf.")
 def compare(
     paths: tuple[str, ...],
     as_json: bool,
+    metrics: tuple[str, ...],
+    join: str | None,
     rank_by: str | None,
+    lower_is_better: bool,
     csv: str | None,
     plot: str | None,
     curves: str | None,
@@ -361,28 +375,56 @@ def compare(
     Differences in ICR are tested where cubes hold the same images; levels outside the noise that a network was trained
     on, where its cube records it, are shown in brackets and take no part in the rank correlation.
     """
+    from icrkit.readings._outside import Outside, read_outside
+
     _check_targets({csv: (".csv",), plot: _FIGURES, curves: _FIGURES})
-    table = _table(paths, **options)
-    ranks = None if rank_by is None else _ranks(table, rank_by)
+    cubes = _named_cubes(paths)
+    outside = Outside((), [], {}) if join is None else read_outside(join, cubes, options["layer"], options["sigma"])
+    names = _metric_names(metrics, cubes)
+    up: bool | None = None  # whether greater is better, of a column to rank by that is no metric
+    if rank_by is None or rank_by in (*outside.names, *_RANKABLE):
+        up = None if rank_by is None else not lower_is_better
+    else:
+        names = _with_metric(names, rank_by, outside.names, cubes)
+    if lower_is_better and up is None:
+        raise click.UsageError("--lower-is-better is said of a column that --rank-by takes from --join")
+    table = _table(cubes, names, **options)
+    outside.join(table)
+    ranks = None if rank_by is None else _ranks(table, rank_by, up)
     if csv is not None:
         table.to_csv(csv, index=False)
     _draw(table, plot, curves)
     if as_json:
         facts = _table_facts(table)
+        if outside.names:
+            facts["joined"] = outside.names
         if ranks is not None:
-            facts["rank_correlation"] = {"column": rank_by, "metrics": _records(ranks.reset_index())}
+            greater = table.attrs["greater_is_better"][rank_by] if up is None else up
+            facts["rank_correlation"] = {
+                "column": rank_by, "greater_is_better": greater, "metrics": _records(ranks.reset_index()),
+            }  # fmt: skip
         click.echo(_json(facts))
         return
-    _print_table(table)
+    _print_table(table, {name: up if name == rank_by else None for name in outside.names})
     _print_tests(table)
     if ranks is not None:
-        _print_ranks(ranks, rank_by)
+        _print_ranks(ranks, f"{rank_by}, lower is better" if up is False else rank_by)
+        widths = sorted(set(table["n_features"]))
+        if len(widths) > 1 and "icr" in table:
+            numbers = " and ".join(map(str, widths))
+            click.echo(f"Rows of {numbers} features are ranked together: ICR does not compare between them.")
 
 
 @main.command()
 @click.argument("generated", type=click.Path())
 @click.argument("training", type=click.Path())
-@click.option("--threshold", default=0.6, show_default=True, help="Cosine similarity above which an image is a copy.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(-1, 1, max_open=True),
+    default=0.6,
+    show_default=True,
+    help="Cosine similarity above which an image is a copy.",
+)
 @click.option("--layer", help="Layer of cubes that have several.")
 @click.option("--sigma", type=float, help="Noise level of cubes that have several.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -420,32 +462,112 @@ def memorization(
 
 
 def _feature_set(path: str, layer: str | None, sigma: float | None) -> Any:
-    return cube_io.open_cube(path).select(layer=layer, sigma=sigma)
+    """One layer of a cube at one level; a file of plain features has neither, and stands beside a cube as it is."""
+    cube = cube_io.open_cube(path)
+    plain = len(cube.layers) == 1 and len(cube.sigmas) == 1 and cube.sigmas[0] != cube.sigmas[0]
+    chosen = cube if plain else cube.select(layer=layer, sigma=sigma)
+    several = {}
+    if len(chosen.layers) > 1:
+        several["--layer"] = f"layers {', '.join(chosen.layers)}"
+    if len(chosen.sigmas) > 1:
+        several["--sigma"] = f"noise levels {', '.join(f'{level:g}' for level in chosen.sigmas)}"
+    if several:
+        raise CubeFormatError(f"{path} has {' and '.join(several.values())}: choose one with {' and '.join(several)}")
+    return chosen
+
+
+# Columns of the table that are no metrics, and that metrics may be ranked by.
+_RANKABLE = ("sigma", "step", "n_images", "n_views", "n_features")
+
+
+def _named_cubes(paths: Iterable[str]) -> dict[str, Any]:
+    """Cubes under the names that they have in the table."""
+    from icrkit.readings._compare import named_cubes
+
+    return named_cubes([cube_io.open_cube(path) for path in paths])
 
 
 def _table(
-    paths: Iterable[str], layer: tuple[str, ...], sigma: tuple[float, ...], metrics: tuple[str, ...], quiet: bool
+    cubes: Mapping[str, Any],
+    names: str | list[str],
+    *,
+    layer: tuple[str, ...],
+    sigma: tuple[float, ...],
+    drop_constant: bool,
+    quiet: bool,
 ) -> Any:
     from icrkit import readings
 
-    names = [name.strip() for words in metrics for name in words.split(",") if name.strip()]
     return readings.compare(
-        [cube_io.open_cube(path) for path in paths],
-        names[0] if len(names) == 1 else names,
+        cubes,
+        names,
         layers=layer or None,
         sigmas=sigma or None,
+        drop_constant=drop_constant,
         progress=not quiet and sys.stderr.isatty(),
     )
 
 
-def _ranks(table: Any, column: str) -> Any:
+def _metric_names(words: Iterable[str], cubes: Mapping[str, Any]) -> str | list[str]:
+    """What was asked for, each once; names that are wrong are refused before the work."""
+    names = list(dict.fromkeys(name.strip() for part in words for name in part.split(",") if name.strip()))
+    if not names:
+        raise click.BadParameter("no metric is named", param_hint="'--metrics'")
+    if names in (["all"], ["moments"]):
+        return names[0]
+    for name in names:
+        _check_metric(name, "'--metrics'", cubes)
+    return names
+
+
+def _check_metric(name: str, option: str, cubes: Mapping[str, Any], columns: Iterable[str] = ()) -> Any:
+    """The metric of this name, which these cubes can be given."""
+    from icrkit.metrics import find_metric
+
+    try:
+        metric = find_metric(name)
+    except ValueError as error:
+        if error.__cause__ is not None:  # the name is right, and the package that brings it is broken
+            raise
+        others = f"; columns that are no metrics: {', '.join(columns)}" if columns else ""
+        raise click.BadParameter(f"{error}{others}", param_hint=option) from error
+    if metric.two_sets:
+        raise click.BadParameter(f"{name} is a number of two sets, not of each cube", param_hint=option)
+    without = [cube for cube, found in cubes.items() if found.labels is None]
+    if metric.needs_labels and without:
+        raise CubeFormatError(f"{name} needs labels, and {', '.join(without)} carries none: extract with labels")
+    return metric
+
+
+def _with_metric(
+    names: str | list[str], rank_by: str, columns: Iterable[str], cubes: Mapping[str, Any]
+) -> str | list[str]:
+    """Metrics to compute: those asked for, and the one to rank by."""
+    from icrkit.metrics import known_metrics
+
+    # Of all metrics those with labels are there where any cube has some.
+    labelled = {name: cube for name, cube in cubes.items() if cube.labels is not None}
+    of = labelled if names == "all" and labelled else cubes
+    metric = _check_metric(rank_by, "'--rank-by'", of, [*columns, *_RANKABLE])
+    if names == "all":
+        return names
+    if names == "moments":
+        known = known_metrics().values()
+        names = [one.name for one in known if one.takes_moments and not one.two_sets and not one.needs_labels]
+    found = [*names, *([] if rank_by in names else [metric.name])]
+    if len(found) == 1:
+        raise click.UsageError(f"--metrics names only {rank_by}: there is no other metric to rank")
+    return found
+
+
+def _ranks(table: Any, column: str, up: bool | None) -> Any:
     """Rank correlation over the levels that could be chosen, and over all as ``rho_all`` where that differs."""
     from icrkit.readings import rank_correlation
 
     inside = table["trained"].fillna(True).astype(bool)
-    ranks = rank_correlation(table[inside], column)
+    ranks = rank_correlation(table[inside], column, greater_is_better=up)
     if not inside.all():
-        ranks["rho_all"] = rank_correlation(table, column)["rho"]
+        ranks["rho_all"] = rank_correlation(table, column, greater_is_better=up)["rho"]
     return ranks
 
 
@@ -486,9 +608,13 @@ def _draw(table: Any, plot: str | None, curves: str | None) -> None:
 _MOST_COLUMNS = 12
 
 
-def _print_table(table: Any) -> None:
-    """Metrics down, levels across, a block for each layer of each cube."""
-    directions = table.attrs["greater_is_better"]
+def _print_table(table: Any, joined: Mapping[str, bool | None] | None = None) -> None:
+    """Metrics down, levels across, a block for each layer of each cube; columns of a file, with their direction, below.
+
+    A column that nobody ranks by has no direction.
+    """
+    directions = table.attrs["greater_is_better"] | (joined or {})
+    width = max(20, *map(len, directions))
     for (name, layer), rows in table.groupby(["cube", "layer"], sort=False):
         first = rows.iloc[0]
         step = "" if rows["step"].isna().all() else f", step {first['step']}"
@@ -500,11 +626,12 @@ def _print_table(table: Any) -> None:
             levels = [
                 f"({s:.3g})" if out else f"{s:.3g}" for s, out in zip(part["sigma"], outside[start:], strict=False)
             ]
-            click.echo(f"  {'sigma':<21}" + "".join(f"{level:>8}" for level in levels))
+            click.echo(f"  {'sigma':<{width + 1}}" + "".join(f"{level:>8}" for level in levels))
             for metric, greater in directions.items():
                 cells = "".join(f"{_cell(value):>8}" for value in part[metric])
                 spread = _spread(part.iloc[0], metric) if len(rows) == 1 else ""
-                click.echo(f"  {metric:<20}{'↑' if greater else '↓'}{cells}{spread}")
+                arrow = " " if greater is None else "↑" if greater else "↓"
+                click.echo(f"  {metric:<{width}}{arrow}{cells}{spread}")
         click.echo()
     words = "↑ greater is better   ↓ lower is better"
     if not table["trained"].fillna(True).all():

@@ -31,6 +31,15 @@ def assert_one_line(result: Result, *words: str, status: int = 1) -> None:
         assert word in result.stderr
 
 
+def assert_usage(result: Result, *words: str) -> None:
+    """Exit status of wrong usage, and an error that holds these words."""
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    error = " ".join(result.stderr.split())
+    assert error.startswith("Usage: ")
+    for word in words:
+        assert word in error
+
+
 def save(path: Path, icr: list[float], n: int = 120) -> Path:
     """A cube file of two layers with labels."""
     cube = ik.datasets.make_cube(n, 8, n_classes=3, icr=icr, sigmas=SIGMAS, random_state=0)
@@ -103,10 +112,11 @@ def test_what_is_missing_is_a_dash_and_null(store):
 
 def test_score_says_what_is_wrong_in_one_line(store, tmp_path):
     assert_one_line(icrkit("score", tmp_path / "absent.cube"), "absent.cube")
-    assert_one_line(icrkit("score", store, "--metrics", "icrr"), "no metric 'icrr'; there are icr, total_snr")
+    assert_usage(icrkit("score", store, "--metrics", "icrr"), "no metric 'icrr'; there are icr, total_snr")
     assert_one_line(icrkit("score", store, "--layer", "down"), "no layer 'down'", "mid, up")
     assert_one_line(icrkit("score", store, "--sigma", 0.2), "0.01, 0.1, 1")
-    assert_one_line(icrkit("score", store, "--metrics", "linear_cka"), "number of two sets")
+    assert_usage(icrkit("score", store, "--metrics", "linear_cka"), "number of two sets")
+    assert_usage(icrkit("score", store, "--metrics", ","), "no metric is named")
     np.save(tmp_path / "plain.npy", np.random.default_rng(0).standard_normal((30, 2, 3)))
     assert_one_line(icrkit("score", tmp_path / "plain.npy", "--metrics", "nc1"), "nc1 needs labels")
     assert icrkit("score").exit_code == 2
@@ -126,8 +136,9 @@ def test_compare_two_cubes(store, other, tmp_path):
     assert len(differences) == 6 and "a -> b, mid, sigma 0.1: +0.09" in result.stdout
     assert "p by Holm over 18 tests" in result.stdout
     ranks = result.stdout.split("rank correlation with few_label_probe")[1].splitlines()
-    assert {line.split()[0] for line in ranks[2:]} == {"icr", "trace_ratio"} and "all levels" in ranks[1]
-    assert all(line.split()[3] == "8" for line in ranks[2:])  # of 12 rows those inside the trained range
+    assert {line.split()[0] for line in ranks[2:4]} == {"icr", "trace_ratio"} and "all levels" in ranks[1]
+    assert all(line.split()[3] == "8" for line in ranks[2:4])  # of 12 rows those inside the trained range
+    assert ranks[4:] == ["Rows of 4 and 8 features are ranked together: ICR does not compare between them."]
     rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert len(rows) == 12 and list(rows[0])[:3] == ["cube", "layer", "sigma"] and float(rows[0]["icr"]) > 0
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (tmp_path / "t.svg").read_text("utf-8")
@@ -153,11 +164,182 @@ def test_many_levels_are_printed_in_blocks(tmp_path):
     assert [len(line.split()) for line in result.stdout.splitlines() if line.startswith("  sigma")] == [13, 3]
 
 
-def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_what_is_ranked_by_is_computed_too(store):
+    options = ["--layer", "mid", "--rank-by", "icr", "--json"]
+    read = json.loads(icrkit("compare", store, "--metrics", "rankme", *options).stdout)
+    assert list(read["greater_is_better"]) == ["rankme", "icr"]
+    assert read["rank_correlation"]["greater_is_better"] is False
+    read = json.loads(
+        icrkit("compare", store, "--layer", "mid", "--metrics", "moments", "--rank-by", "knn_probe", "--json").stdout
+    )
+    known = ik.metrics.known_metrics().values()
+    moments = [metric.name for metric in known if metric.takes_moments and not metric.two_sets]
+    assert list(read["greater_is_better"]) == [*moments, "knn_probe"]
+    assert [row["metric"] for row in read["rank_correlation"]["metrics"]].count("knn_probe") == 0
+
+
+def test_a_place_of_a_row_can_be_ranked_by(store):
+    read = json.loads(icrkit("compare", store, "--metrics", "icr", "--rank-by", "sigma", "--json").stdout)
+    other = ["--rank-by", "sigma", "--lower-is-better", "--json"]
+    turned = json.loads(icrkit("compare", store, "--metrics", "icr", *other).stdout)
+    found, turned = (one["rank_correlation"]["metrics"][0]["rho"] for one in (read, turned))
+    assert found == pytest.approx(-turned) and found < 0  # ICR, lower is better, rises with sigma here
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is said before any metric is computed."""
+
     def work(*args: object, **options: object) -> None:
         raise AssertionError("worked first")
 
     monkeypatch.setattr("icrkit.readings.compare", work)
+
+
+def test_a_column_to_rank_by_is_looked_for_before_the_work(store, tmp_path, no_work):
+    assert_usage(icrkit("compare", store, "--metrics", "icr", "--rank-by", "fid"), "--rank-by", "no metric 'fid'")
+    assert_usage(icrkit("compare", store, "--rank-by", "icr_low"), "columns that are no metrics: sigma, step")
+    assert_usage(icrkit("compare", store, "--rank-by", "linear_cka"), "two sets")
+    assert_usage(icrkit("compare", store, "--metrics", "icr", "--rank-by", "icr"), "no other metric")
+    assert_usage(icrkit("compare", store, "--rank-by", "icr", "--lower-is-better"), "--join")
+    assert_usage(icrkit("compare", store, "--lower-is-better"), "--rank-by")
+    plain = tmp_path / "plain.npy"
+    np.save(plain, np.random.default_rng(0).standard_normal((30, 2, 3)))
+    for metrics in ("all", "moments", "icr"):
+        result = icrkit("compare", plain, "--metrics", metrics, "--rank-by", "knn_probe")
+        assert_one_line(result, "knn_probe needs labels, and plain carries none")
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_constant_features_are_left_out_on_demand(tmp_path):
+    h = np.random.default_rng(0).standard_normal((80, 1, 5)) + np.random.default_rng(1).standard_normal((80, 2, 5))
+    h[:, :, 3] = 0.0
+    np.savez(tmp_path / "dead.npz", mid=h, sigmas=[0.1])
+    for command in ("score", "compare"):
+        arguments = (command, tmp_path / "dead.npz", "--metrics", "icr", "--json")
+        stopped, gone = icrkit(*arguments), icrkit(*arguments, "--drop-constant")
+        assert json.loads(stopped.stdout)["rows"][0]["icr"] is None and "constant" in stopped.stderr
+        wanted = ik.ICREstimator(correction="crossfit").fit(h[:, :, [0, 1, 2, 4]]).icr_
+        assert json.loads(gone.stdout)["rows"][0]["icr"] == pytest.approx(wanted, rel=1e-6)
+        assert "1 of 5 features are constant, and left out" in gone.stderr
+
+
+# ---- compare with numbers from elsewhere ----------------------------------------------------------------------------
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_numbers_of_a_file_are_joined_and_ranked_by(store, other, tmp_path):
+    outside = write(
+        tmp_path / "outside.csv",
+        "layer,cube,sigma,accuracy,fid",
+        "mid,a,1,0.5,30",
+        "mid,a,0.1000000001,0.7,20",
+        "",
+        "up,a,0.1,,25",
+        "mid,b,0.1,0.6,22",
+        "mid,b,1.0,0.4,40",
+        "up,b,0.01,0.9,1",
+    )
+    options = ["--metrics", "icr,rankme", "--join", outside, "--rank-by", "fid", "--lower-is-better"]
+    result = icrkit("compare", store, other, *options, "--csv", tmp_path / "t.csv", "--json")
+    assert result.exit_code == 0, result.output
+    read = json.loads(result.stdout)
+    found = {(row["cube"], row["layer"], row["sigma"]): (row["accuracy"], row["fid"]) for row in read["rows"]}
+    assert found["a", "mid", 0.1] == (0.7, 20) and found["a", "up", 0.1] == (None, 25)
+    assert found["b", "mid", 0.01] == (None, None) and found["b", "up", 0.01] == (0.9, 1)
+    assert read["joined"] == ["accuracy", "fid"] and list(read["greater_is_better"]) == ["icr", "rankme"]
+    ranks = read["rank_correlation"]
+    assert ranks["column"] == "fid" and ranks["greater_is_better"] is False
+    # Five rows inside the trained range have it.
+    assert {row["metric"]: row["n"] for row in ranks["metrics"]} == {"icr": 5, "rankme": 5}
+    table = ik.compare({"a": ik.open_cube(store), "b": ik.open_cube(other)}, ["icr", "rankme"])
+    table["fid"] = [found[place][1] for place in zip(table["cube"], table["layer"], table["sigma"], strict=True)]
+    inside = table[table["trained"].astype(bool)]
+    wanted = ik.rank_correlation(inside, "fid", greater_is_better=False)["rho"]
+    assert {row["metric"]: row["rho"] for row in ranks["metrics"]} == pytest.approx(dict(wanted))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert list(rows[0])[-2:] == ["accuracy", "fid"] and rows[1]["fid"] == "20.0" and rows[0]["fid"] == ""
+
+
+def test_joined_numbers_are_printed(store, tmp_path):
+    outside = write(tmp_path / "o.csv", "\ufeffcube,an_accuracy_on_something,fid", "a,0.5,30")
+    options = ["--layer", "mid", "--metrics", "icr", "--join", outside]
+    result = icrkit("compare", store, *options, "--rank-by", "fid", "--lower-is-better")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert lines[1].startswith("  icr                     ↓") and len(lines[1]) == len(lines[2]) == len(lines[0])
+    assert lines[2].split() == ["an_accuracy_on_something", *["0.500"] * 3]  # nobody says where it is better
+    assert lines[3].split() == ["fid", "↓", *["30.00"] * 3]
+    assert "rank correlation with fid, lower is better (" in result.stdout
+    shown = icrkit("compare", store, *options, "--rank-by", "fid").stdout
+    assert "fid                     ↑" in shown and "rank correlation with fid (" in shown
+
+
+def test_a_file_may_speak_of_steps(tmp_path):
+    runs = []
+    for step in (100, 200):
+        cube = ik.datasets.make_cube(60, 4, icr=0.4, sigmas=[0.1], random_state=step)
+        h = cube["features"].to_numpy()
+        with ik.CubeWriter(
+            tmp_path / f"step-{step}.cube", {"mid": 4}, [0.1], n_views=2, n_images=60, attrs={"step": step}
+        ) as w:
+            w.append(np.arange(60), {"mid": h})
+        runs.append(tmp_path / f"step-{step}.cube")
+    outside = write(tmp_path / "o.csv", "cube,step,loss", "step-100,100,0.5", "step-200,200.0,0.3")
+    read = json.loads(icrkit("compare", *runs, "--metrics", "icr", "--join", outside, "--json").stdout)
+    assert [row["loss"] for row in read["rows"]] == [0.5, 0.3]
+    write(outside, "cube,step,loss", "step-100,100,0.5", "step-200,300,0.3")
+    assert_one_line(
+        icrkit("compare", *runs, "--metrics", "icr", "--join", outside), "o.csv, line 3: step 300", "step-200 is 200"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["cube,fid", "c,1"], ["line 2: no cube is called 'c'; there are a"]),
+        (["cube,layer,fid", "a,mid,1", "a,down,2"], ["line 3: no layer 'down'", "mid, up"]),
+        (["cube,sigma,fid", "a,0.11,1"], ["line 2: no level sigma=0.11", "0.01, 0.1, 1"]),
+        (["cube,sigma,fid", "a,,1"], ["line 2: no level sigma=nan"]),
+        (["cube,sigma,fid", "a,low,1"], ["line 2: sigma is 'low'"]),
+        (["cube,layer,fid", "a,,1"], ["line 2: layer is empty"]),
+        (["cube,step,fid", "a,3,1"], ["line 2: step 3, and that of cube a is None"]),
+        (["model,fid", "a,1"], ["no column 'cube'; its first line is model, fid"]),
+        ([], ["no column 'cube'; its first line is empty"]),
+        (["cube,sigma,fid", "a,0.1,1", "a,1,2", "a,0.1000000001,3"], ["line 4: cube a, sigma 0.1000000001 is in line"]),
+        (["cube,fid", "a,good"], ["line 2: fid is 'good', which is no finite number"]),
+        (["cube,fid", "a,inf"], ["line 2: fid is 'inf'"]),
+        (["cube,icr", "a,1"], ["column 'icr' has the name of a metric"]),
+        (["cube,linear_cka", "a,1"], ["column 'linear_cka' has the name of a metric"]),
+        (["cube,knn_probe_error", "a,1"], ["column 'knn_probe_error' has the name of a metric"]),
+        (["cube,n_images,fid", "a,1,1"], ["column 'n_images' of its own"]),
+        (["cube,fid,fid", "a,1,1"], ["two columns are called 'fid'"]),
+        (["cube,fid,", "a,1,"], ["column 3 has no name"]),
+        (["cube,sigma", "a,1"], ["no column beside cube, sigma"]),
+        (["cube,fid", "a,1,2"], ["line 2: 3 values for 2 columns"]),
+        (["cube,layer,fid", "a,up,1"], ["no row for any cube, layer and level that is compared"]),
+        (["cube,fid"], ["no row for any cube"]),
+        (['cube,fid', 'a,"1\x00"'], ["o.csv"]),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_is_named_with_the_place(lines, words, store, tmp_path, no_work):
+    outside = write(tmp_path / "o.csv", *lines)
+    result = icrkit("compare", store, "--layer", "mid", "--join", outside, "--rank-by", "fid")
+    assert_one_line(result, str(outside), *words)
+
+
+def test_a_file_that_is_no_table_is_named(store, tmp_path, no_work):
+    assert_one_line(icrkit("compare", store, "--join", tmp_path / "absent.csv"), "absent.csv: No such file")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    assert_one_line(icrkit("compare", store, "--join", tmp_path / "binary.csv"), "binary.csv: no CSV table", "UTF-8")
+
+
+def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path, no_work):
     missing = tmp_path / "no" / "such" / "t.csv"
     assert_one_line(icrkit("compare", store, "--csv", missing), "no such folder")
     result = icrkit("compare", store, "--plot", tmp_path / "t.xyz")
@@ -165,9 +347,8 @@ def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path
     assert icrkit("compare", store, "--csv", tmp_path / "t.png").exit_code == 2
 
 
-def test_compare_says_what_is_wrong_in_one_line(store):
-    assert_one_line(icrkit("compare", store, "--metrics", "icr", "--rank-by", "fid"), "no column 'fid'")
-    assert icrkit("compare").exit_code == 2
+def test_compare_without_a_cube_is_wrong_usage():
+    assert_usage(icrkit("compare"), "Missing argument")
 
 
 # ---- memorization ---------------------------------------------------------------------------------------------------
@@ -208,7 +389,16 @@ def test_a_set_against_itself_leaves_each_image_aside(sets):
 
 
 def test_memorization_of_cubes_takes_one_layer_and_level(store, other):
-    assert_one_line(icrkit("memorization", store, other), "one layer and one noise level")
+    both = "b.cube has layers mid, up and noise levels 0.01, 0.1, 1: choose one with --layer and --sigma"
+    assert_one_line(icrkit("memorization", store, other), both)
+    assert_one_line(
+        icrkit("memorization", store, other, "--layer", "mid"),
+        "b.cube has noise levels 0.01",
+        "choose one with --sigma\n",
+    )
+    assert_one_line(
+        icrkit("memorization", store, other, "--sigma", 0.1), "has layers mid, up: choose one with --layer\n"
+    )
     options = ["--layer", "mid", "--sigma", 0.1, "--json"]
     read = json.loads(icrkit("memorization", store, other, *options).stdout)
     left, right = (ik.open_cube(path).select(layer="mid", sigma=0.1) for path in (store, other))
@@ -216,10 +406,19 @@ def test_memorization_of_cubes_takes_one_layer_and_level(store, other):
     assert read["memorization_ratio"] == pytest.approx(wanted) and read["n_generated"] == 120
 
 
+def test_plain_features_stand_beside_a_cube_of_many_levels(store, tmp_path):
+    level = ik.open_cube(store).select(layer="mid", sigma=0.1)
+    np.save(tmp_path / "plain.npy", level["mid"].isel(sigma=0).to_numpy()[:, 0])
+    result = icrkit("memorization", tmp_path / "plain.npy", store, "--layer", "mid", "--sigma", 0.1, "--json")
+    assert json.loads(result.stdout)["memorization_ratio"] == 1.0
+
+
 def test_memorization_says_what_is_wrong_in_one_line(sets, tmp_path):
     generated, training = sets
     assert_one_line(icrkit("memorization", generated, tmp_path / "absent.npy"), "absent.npy")
-    assert_one_line(icrkit("memorization", generated, training, "--threshold", 2), "threshold")
+    assert_usage(icrkit("memorization", generated, training, "--threshold", 2), "--threshold", "-1<=x<1")
+    np.save(tmp_path / "none.npy", np.empty((10, 0)))
+    assert_one_line(icrkit("memorization", tmp_path / "none.npy", tmp_path / "none.npy"), "0 feature(s)")
     np.save(tmp_path / "narrow.npy", np.eye(3))
     assert_one_line(icrkit("memorization", generated, tmp_path / "narrow.npy"), "64", "3")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)

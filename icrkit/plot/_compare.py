@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +26,10 @@ from icrkit.plot._style import (
 __all__ = ["ComparisonCurveDisplay", "ComparisonMapDisplay"]
 
 _PLACE = ["cube", "layer", "sigma"]
+# Bound to the number of features: ICR is a mean over them, and the greatest rank there can be grows with them.
+_BOUND_TO_WIDTH = ("icr", "lidar", "rankme", "effective_rank", "participation_ratio", "stable_rank")
 _MOST_WRITTEN = 16  # columns, beyond which cells are too narrow for numbers
+_FEW = 8  # columns, below which the title takes two lines
 _CELL_TEXT = 7.0
 
 
@@ -44,6 +47,8 @@ class ComparisonMapDisplay:
         Names of each column: those of one group stand together under its name.
     trained : array of bool (n_columns,), optional
         Columns that may be the best; the others are outside the noise that the network was trained on.
+    n_features : array of int (n_columns,), optional
+        Of each column; equal where left out.
 
     Attributes
     ----------
@@ -54,6 +59,9 @@ class ComparisonMapDisplay:
     -----
     Each metric has a scale of its own, from its worst value (pale) to its best (dark): shades of different metrics do
     not compare, and a metric that hardly varies has as many shades as one that does.
+
+    ICR and ranks (LiDAR, RankMe, effective rank, participation ratio, stable rank) do not compare between numbers of
+    features: where these differ, each has a scale of its own, and a best level where it has several.
 
     Examples
     --------
@@ -78,6 +86,7 @@ class ComparisonMapDisplay:
         groups: Sequence[str],
         levels: Sequence[str],
         trained: ArrayLike | None = None,
+        n_features: ArrayLike | None = None,
     ) -> None:
         self.values = np.asarray(values, dtype=np.float64)
         self.metrics = list(metrics)
@@ -86,6 +95,7 @@ class ComparisonMapDisplay:
         self.levels = list(levels)
         n_columns = self.values.shape[1]
         self.trained = np.ones(n_columns, dtype=bool) if trained is None else np.asarray(trained, dtype=bool)
+        self.n_features = np.zeros(n_columns, dtype=int) if n_features is None else np.asarray(n_features, dtype=int)
 
     @classmethod
     def from_table(cls, table: Any, *, metrics: Sequence[str] | None = None, ax: Any = None) -> Self:
@@ -120,24 +130,55 @@ class ComparisonMapDisplay:
             groups=[", ".join(map(str, row)) for row in table[several].to_numpy()],
             levels=[plain(sigma) if np.isfinite(sigma) else "" for sigma in table["sigma"]],
             trained=_trained(table),
+            n_features=table.get("n_features"),
         )
         return display.plot(ax)
 
     @property
+    def bound(self) -> list[str]:
+        """Metrics of which columns of different width do not compare, where there are such."""
+        several = len(np.unique(self.n_features)) > 1
+        return [name for name in self.metrics if several and name in _BOUND_TO_WIDTH]
+
+    @property
     def shades(self) -> Any:
-        """Values from 0, the worst of a metric, to 1, the best; 1 where there is only one."""
+        """Values from 0, the worst of a metric, to 1, the best; 1 where there is only one to compare."""
         signed = np.where(self.greater_is_better[:, None], self.values, -self.values)
         signed[~np.isfinite(signed)] = np.nan
-        found = np.isfinite(signed)
-        low = np.where(found, signed, np.inf).min(axis=1, keepdims=True)
-        span = np.where(found, signed, -np.inf).max(axis=1, keepdims=True) - low
-        return np.divide(signed - low, span, out=np.where(found, 1.0, np.nan), where=found & (span > 0))
+        shades = np.full(signed.shape, np.nan)
+        for row, columns in self._compared():
+            values = signed[row, columns]
+            found = np.isfinite(values)
+            if found.any():
+                low, high = values[found].min(), values[found].max()
+                shades[row, columns] = (values - low) / (high - low) if high > low else np.where(found, 1.0, np.nan)
+        return shades
+
+    @property
+    def framed(self) -> Any:
+        """Array of bool (n_metrics, n_columns): the best of each metric among columns that compare and may be best."""
+        shades = np.where(self.trained & np.isfinite(self.shades), self.shades, -1.0)
+        framed = np.zeros(shades.shape, dtype=bool)
+        for row, columns in self._compared():
+            best = columns[shades[row, columns].argmax()]
+            # One level of its width has nothing to be better than.
+            alone = len(columns) == 1 and len(self.levels) > 1
+            framed[row, best] = shades[row, best] >= 0 and not alone
+        return framed
 
     @property
     def best(self) -> Any:
-        """Column of each metric's best value among those that may be the best; -1 where it has none."""
-        shades = np.where(self.trained & np.isfinite(self.shades), self.shades, -1.0)
-        return np.where(shades.max(axis=1) < 0, -1, shades.argmax(axis=1))
+        """Column of each metric's best value; -1 where it has none, or several, since not all columns compare."""
+        framed = self.framed
+        return np.where(framed.sum(axis=1) == 1, framed.argmax(axis=1), -1)
+
+    def _compared(self) -> Iterator[tuple[int, Any]]:
+        """(row of a metric, columns that compare in it)."""
+        widths = np.unique(self.n_features)
+        bound = self.bound
+        for row, name in enumerate(self.metrics):
+            for some in [self.n_features == width for width in widths] if name in bound else [self.n_features >= 0]:
+                yield row, np.flatnonzero(some)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw.
@@ -167,11 +208,12 @@ class ComparisonMapDisplay:
             width = 1.9 + n_columns * (0.5 if written else 0.17)
             ax = plt.subplots(figsize=(max(width, 4.2), 1.3 + 0.27 * n_metrics), layout="constrained")[1]
         self.ax_, self.figure_ = ax, ax.figure
-        dress(ax, "each metric on its own scale: dark is better, the best level framed")
+        space = "\n" if n_columns < _FEW else " "
+        dress(ax, f"each metric on its own scale:{space}dark is better, the best level framed")
         ax.spines[["left", "bottom"]].set_visible(False)
         edges = self._edges()
         cmap = LinearSegmentedColormap.from_list("shades", [PAPER, ACCENT])
-        shades = self.shades
+        shades, framed = self.shades, self.framed
         for k, left in enumerate(edges):
             for row in range(n_metrics):
                 shade = shades[row, k]
@@ -183,19 +225,17 @@ class ComparisonMapDisplay:
                     )
                 )  # fmt: skip
                 if written and np.isfinite(self.values[row, k]):
-                    best = k == self.best[row]
                     ax.text(
                         left + 0.5, row, _short(self.values[row, k]), ha="center", va="center", fontsize=_CELL_TEXT,
-                        color=PAPER if shade > 0.55 else INK, fontweight="bold" if best else "normal",
+                        color=PAPER if shade > 0.55 else INK, fontweight="bold" if framed[row, k] else "normal",
                     )  # fmt: skip
-        for row, k in enumerate(self.best.tolist()):
-            if k >= 0:
-                ax.add_patch(
-                    Rectangle(
-                        (edges[k], row - 0.5), 1, 1, facecolor="none", edgecolor=WARM, linewidth=1.6, zorder=4,
-                        clip_on=False,
-                    )
-                )  # fmt: skip
+        for row, k in np.argwhere(framed):
+            ax.add_patch(
+                Rectangle(
+                    (edges[k], row - 0.5), 1, 1, facecolor="none", edgecolor=WARM, linewidth=1.6, zorder=4,
+                    clip_on=False,
+                )
+            )  # fmt: skip
         self._name(ax, edges)
         return self
 
@@ -210,7 +250,8 @@ class ComparisonMapDisplay:
         ax.set_xlim(edges[0], edges[-1] + 1)
         ax.set_ylim(n_metrics - 0.5, -0.5)
         arrows = ["↑" if greater else "↓" for greater in self.greater_is_better]
-        names = [f"{name.replace('_', ' ')} {arrow}" for name, arrow in zip(self.metrics, arrows, strict=True)]
+        names = [name.replace("_", " ") + "*" * (name in self.bound) for name in self.metrics]
+        names = [f"{name} {arrow}" for name, arrow in zip(names, arrows, strict=True)]
         ax.set_yticks(np.arange(n_metrics), names, fontsize=SMALL_TEXT)
         every = max(1, round(len(edges) / 48))
         ax.set_xticks(edges[::every] + 0.5, self.levels[::every], fontsize=_CELL_TEXT + 0.5)
@@ -224,7 +265,9 @@ class ComparisonMapDisplay:
             label.set_fontstyle("normal" if inside else "italic")
         words = "noise level σ"
         if not self.trained.all():
-            words += " (italic: outside the trained range, not framed)"
+            words += ("\n" if len(edges) < _FEW else " ") + "(italic: outside the trained range, not framed)"
+        if self.bound:
+            words += "\n* at equal numbers of features only"
         ax.set_xlabel(words, fontsize=TEXT_SIZE, color=INK)
         starts = [k for k in range(len(edges)) if k == 0 or self.groups[k] != self.groups[k - 1]]
         if len(starts) > 1:

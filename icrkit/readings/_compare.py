@@ -29,7 +29,7 @@ from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.moments import Moments
 from icrkit.readings._pairing import trained_range_of
 
-__all__ = ["compare", "holm", "paired_tests", "rank_correlation"]
+__all__ = ["compare", "holm", "named_cubes", "paired_tests", "rank_correlation"]
 
 # A level that is smaller is read into memory once, for all metrics; of a larger one parts of the second size are.
 _IN_MEMORY_BYTES = 512 << 20
@@ -116,7 +116,7 @@ def compare(
     """
     import pandas as pd
 
-    named = _named(cubes)
+    named = named_cubes(cubes)
     labels_of = _labels(named, labels)
     chosen = _chosen(metrics, labels_of)
     places = [place for name, cube in named.items() for place in _places(name, cube, layers, sigmas)]
@@ -443,7 +443,8 @@ def _parts(features: Features) -> Iterator[Features]:
 # ---- the whole ------------------------------------------------------------------------------------------------------
 
 
-def _named(cubes: Any) -> dict[str, Cube]:
+def named_cubes(cubes: Any) -> dict[str, Cube]:
+    """Cubes under the names that a table has for them: see `compare`."""
     if isinstance(cubes, Mapping):
         found = {str(name): cube for name, cube in cubes.items()}
     else:

@@ -65,6 +65,54 @@ def test_a_level_outside_the_trained_range_is_not_the_best() -> None:
     assert styles == ["italic", "normal", "normal"]
 
 
+def test_what_is_bound_to_the_number_of_features_is_compared_within_it() -> None:
+    display = ComparisonMapDisplay(
+        [[0.5, 0.4, 0.2, 0.3], [9.0, 8.0, 3.0, 4.0], [1.0, 2.0, 3.0, 5.0]],
+        metrics=["icr", "rankme", "information"], greater_is_better=[False, True, True],
+        groups=["a", "a", "b", "b"], levels=["1", "2"] * 2, n_features=[64, 64, 32, 32],
+    )  # fmt: skip
+    assert display.bound == ["icr", "rankme"]
+    np.testing.assert_allclose(display.shades, [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0.25, 0.5, 1]], atol=1e-12)
+    assert np.argwhere(display.framed).tolist() == [[0, 1], [0, 2], [1, 0], [1, 3], [2, 3]]
+    assert display.best.tolist() == [-1, -1, 3]
+    ax = display.plot().ax_
+    assert sum(patch.get_linewidth() == 1.6 for patch in ax.patches) == 5
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["icr* ↓", "rankme* ↑", "information ↑"]
+    assert "* at equal numbers of features only" in ax.get_xlabel()
+
+
+def test_one_level_of_its_width_is_not_framed() -> None:
+    frame = table(1, cubes=("a", "b"))
+    frame["n_features"] = [64, 32]
+    display = ComparisonMapDisplay.from_table(frame)
+    assert display.n_features.tolist() == [64, 32]
+    assert not display.framed.any()  # icr and rankme
+    frame["n_features"] = 64
+    same = ComparisonMapDisplay.from_table(frame)
+    assert same.bound == [] and same.framed.sum(axis=1).tolist() == [1, 1]
+    assert "*" not in same.ax_.get_xlabel()
+
+
+def test_untrained_and_missing_levels_of_a_width_are_not_framed() -> None:
+    display = ComparisonMapDisplay(
+        [[0.1, 0.4, 0.3, np.nan, np.nan]], metrics=["icr"], greater_is_better=[False], groups=list("aaabb"),
+        levels=["1", "2", "3", "1", "2"], trained=[False, True, True, True, True], n_features=[8, 8, 8, 4, 4],
+    )  # fmt: skip
+    assert np.argwhere(display.framed).tolist() == [[0, 2]] and display.best.tolist() == [2]
+
+
+@pytest.mark.parametrize("n_levels", [1, 3, 8])
+def test_words_stay_inside_the_figure(n_levels: int) -> None:
+    frame = table(n_levels, cubes=("a", "b") if n_levels < 8 else ("a",))
+    frame["n_features"] = 32 + 32 * (frame["cube"] == "a")
+    frame["trained"] = pd.array(frame["sigma"] > 0.02, dtype="boolean")
+    ax = ComparisonMapDisplay.from_table(frame).ax_
+    ax.figure.canvas.draw()
+    for text in (ax._left_title, ax.xaxis.label):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= ax.figure.bbox.x1 and box.y0 >= 0 and box.y1 <= ax.figure.bbox.y1
+
+
 def test_the_map_of_a_table_holds_its_numbers_and_names() -> None:
     frame = table()
     display = ComparisonMapDisplay.from_table(frame)
