@@ -42,7 +42,16 @@ def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float
     Raises
     ------
     NonFiniteError
-        NaN or infinity among the features.
+        NaN or infinity among the features, or distances that overflow.
+    ValueError
+        `alpha` is not positive and finite.
+
+    Notes
+    -----
+    Invariant under rotation, the order of images, and the order of views within each image. With "l2" also under a
+    positive scale for each vector, while translation matters; without normalisation also under translation, even
+    another one for each image, while a scale c multiplies it by c^alpha. Not under other affine maps. Cost: one pass,
+    3 N d V (V - 1)/2 flops.
 
     References
     ----------
@@ -54,8 +63,8 @@ def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float
     >>> ik.alignment(np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 2.0]]]))
     1.0
     """
-    if alpha <= 0:
-        raise ValueError(f"alpha must be positive, not {alpha}")
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha must be positive and finite, not {alpha}")
     features = as_features(X, normalize=normalize)
     n, v, _ = features.shape
     total = 0.0
@@ -105,10 +114,17 @@ def uniformity(
     Raises
     ------
     NonFiniteError
-        NaN or infinity among the features.
+        NaN or infinity among the features, or distances that overflow.
+    ValueError
+        `t` is not positive and finite, or `block_size` is less than 1.
 
     Notes
     -----
+    Invariant under rotation, the order of images, and one order of views for all images; "pooled" also under an order
+    of its own in each image. With "l2" also under a positive scale for each vector, while translation matters; without
+    normalisation also under translation, while a scale c does what c^2 t in place of t would. Not under other affine
+    maps.
+
     Products and exponentials have the precision of the features, sums over blocks float64: float32 features of unit
     length gave values right to 1e-7. Where features lie so far apart that potentials leave the range of their type, all
     is float64. Cost: N^2 d flops a view (each pair once) and N^2/2 exponentials, V times that pooled.
@@ -123,10 +139,12 @@ def uniformity(
     >>> round(ik.uniformity(np.array([[[1.0, 0.0]] * 2, [[-1.0, 0.0]] * 2]), t=1.0), 12)
     -4.0
     """
-    if t <= 0:
-        raise ValueError(f"t must be positive, not {t}")
+    if not 0 < t < np.inf:
+        raise ValueError(f"t must be positive and finite, not {t}")
     if over_views not in ("mean", "pooled"):
         raise ValueError(f"over_views must be 'mean' or 'pooled', not {over_views!r}")
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, not {block_size}")
     features = as_features(X, normalize=normalize, min_views=1)
     n, v, d = features.shape
     block = features.read()
@@ -256,6 +274,7 @@ class AlignUniform(FeatureTransformer):
     Notes
     -----
     Needs the features themselves: moments do not suffice. ``score(X)`` is -(alignment + uniformity) of X.
+    Behaviour: see :func:`icrkit.alignment` and :func:`icrkit.uniformity`.
 
     References
     ----------

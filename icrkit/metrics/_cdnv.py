@@ -41,7 +41,7 @@ def cdnv(X: Any, y: Any = None, views: str | int = "mean") -> float:
     ValueError
         There is no view of that number.
     NotEnoughDataError
-        Fewer than two classes.
+        Fewer than two classes, or one row in every class.
     NonFiniteError
         NaN or infinity among the features, or squares that overflow.
     DegenerateFeaturesError
@@ -73,8 +73,8 @@ def cdnv(X: Any, y: Any = None, views: str | int = "mean") -> float:
     size = spread.variances + np.square(spread.means).sum(axis=1)
     same = np.flatnonzero(squared <= (4 * np.finfo(np.float64).eps) ** 2 * (size[i] + size[j]))  # rounding of means
     if len(same):
-        a, b = (spread.classes[k[same[0]]].item() for k in (i, j))
-        raise DegenerateFeaturesError(f"classes {a!r} and {b!r} have the same mean: their distance is zero")
+        a, b = (spread.classes[k[same[0]]] for k in (i, j))
+        raise DegenerateFeaturesError(f"classes {a} and {b} have the same mean: their distance is zero")
     return float(np.mean((spread.variances[i] + spread.variances[j]) / (2 * squared)))
 
 

@@ -40,7 +40,7 @@ def class_separation(X: Any, y: Any = None, views: str | int = "mean") -> float:
     ValueError
         There is no view of that number.
     NotEnoughDataError
-        Fewer than two classes.
+        Fewer than two classes, or one row in every class.
     NonFiniteError
         NaN or infinity among the features.
     DegenerateFeaturesError
@@ -54,8 +54,8 @@ def class_separation(X: Any, y: Any = None, views: str | int = "mean") -> float:
     mean over classes of the mean ||u - m_k||^2 over unit vectors u, B the mean of ||m_k - mean m||^2: no digits are
     lost where all rows point almost the same way. Biased upwards with small classes, by the pairs of a row with itself:
     about (1 - R2)/n where classes have n rows. A zero row has no direction; it stays zero in W and B, with a warning.
-    Invariant under rotation, order, and any scaling of each row; translation and other affine maps matter. Cost: two
-    passes over the features, O(N d), never pairwise.
+    Invariant under rotation, order, and any positive scaling of each row; translation and other affine maps matter.
+    Cost: two passes over the features, O(N d), never pairwise.
 
     References
     ----------

@@ -116,8 +116,27 @@ def class_codes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
     if len(classes) < 2:
-        raise NotEnoughDataError(f"y holds 1 class ({classes[0]!r}); at least two are needed to tell them apart")
+        raise NotEnoughDataError(f"y holds 1 class, {classes[0]}; at least two are needed to tell them apart")
     return classes, codes
+
+
+def _check_spread(codes: NDArray[np.int64], features: Features, views: str | int) -> None:
+    """Refuse classes of one row each: they have no spread, and would read as perfectly collapsed.
+
+    With ``views="all"`` the views of an image are rows.
+
+    Raises
+    ------
+    NotEnoughDataError
+    """
+    n_views = features.shape[1]
+    if len(np.unique(codes)) < len(codes) or (views == "all" and n_views > 1):
+        return
+    all_views = ", or take views='all' to count their views as rows" if n_views > 1 else ""
+    raise NotEnoughDataError(
+        f"each of the {len(codes)} classes has n_samples=1 row, and no spread: give classes two images or "
+        f"more{all_views}"
+    )
 
 
 def class_means(
@@ -140,13 +159,14 @@ def class_means(
     ValueError
         There is no view of that number.
     NotEnoughDataError
-        Fewer than two classes.
+        Fewer than two classes, or one row in every class.
     NonFiniteError
         NaN or infinity among the features, or squares that overflow.
     DegenerateFeaturesError
         Squares that underflow.
     """
     classes, codes = class_codes(y)
+    _check_spread(codes, features, views)
     counts, means = np.zeros(len(classes), dtype=np.int64), np.zeros((len(classes), features.shape[2]))
     origin, largest = None, 0.0
     for rows, labels in labelled_rows(features, codes, views, normalize):

@@ -65,6 +65,15 @@ def fisher_spectrum(
     Sigma_s = B - W/V is an estimate: eigenvalues down to -1/V occur, and are not clipped. Their mean is the plug-in
     mean SNR. Biased upwards at the top and downwards at the bottom when images are few for the features.
 
+    At tau = 0 eigenvalues are invariant under every invertible affine map h -> A h + b, and directions v go to A^-T v,
+    with the sign that makes the entry of greatest magnitude positive. With tau so under translation, rotation and one
+    scale only. Invariant under the order of images and one order of views for all; with centring "none" also under an
+    order of views of its own in each image. Cost: a symmetric generalised eigenproblem of order d.
+
+    References
+    ----------
+    Li et al. 2026, section 3.
+
     Examples
     --------
     >>> import icrkit as ik
@@ -108,7 +117,11 @@ class FisherSpectrum(MomentsEstimator):
     Notes
     -----
     ``score`` is the mean signal-to-noise ratio of other images over the kept directions:
-    Tr(C Sigma_s C^T)/Tr(C (Sigma_xi + tau I) C^T), C the components.
+    Tr(C Sigma_s C^T)/Tr(C (Sigma_xi + tau I) C^T), C the components. Behaviour: see :func:`icrkit.fisher_spectrum`.
+
+    References
+    ----------
+    Li et al. 2026, section 3.
 
     Examples
     --------

@@ -67,7 +67,7 @@ def icr(
         are Gaussian with one covariance for all images; "crossfit" removes it for elliptical residuals, heavy tails
         and per-image scales included, and needs moments with folds.
     regularization : float
-        tau as a share of Tr(Sigma_xi)/d; with any, ICR is no longer affine invariant.
+        tau as a share of Tr(Sigma_xi)/d.
     residual_centering : {"view", "none"}
         Remove each view's own mean first (the paper's number), or not (MANOVA).
 
@@ -90,6 +90,10 @@ def icr(
     -----
     R = Tr(W^-1 B)/d - 1/V, ICR = 1/(1 + R). "gaussian" multiplies the trace by (m-d-1)/m. Cost: one Cholesky
     factor and inverse (d^3 flops), one a fold with "crossfit". ICR is not comparable across d.
+
+    Invariant at tau = 0 under every invertible affine map of the features, with tau under translation, rotation and one
+    scale only. Invariant under the order of images ("crossfit": for given image ids, which decide the folds) and one
+    order of views for all images; with centring "none" also under an order of views of its own in each image.
 
     From a Gram matrix the numbers are the same, at a cost that hardly depends on d; constant features are no obstacle
     there, and count in d (``gram.drop_constant()`` leaves them out). Where d > m the plug-in says little: the images'
@@ -233,7 +237,7 @@ class ICREstimator(MomentsEstimator):
     right for choosing a noise level or checkpoint, or between layers of equal width, and wrong for choosing a
     regularization or a PCA dimension, which change what is measured. Split with
     ``KFold(5, shuffle=True, random_state=0)``: images are often sorted by class, and scikit-learn's default folds are
-    contiguous.
+    contiguous. Formula and behaviour: see :func:`icrkit.icr`.
 
     With regularization, and more features than rows (d > N V), ``fit`` goes through the Gram matrix of the rows
     (:func:`icrkit.gram_matrix`): the same numbers in (N V)^2 d flops and 8 (N V)^2 bytes, whatever d is. There is

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from icrkit._features import Features
+from icrkit.exceptions import NonFiniteError
 from icrkit.metrics._base import Comparison, row_features
 from icrkit.metrics._nearest_rows import DistanceSearch
 
@@ -42,7 +43,7 @@ def nearest_ratio(generated: Any, training: Any, threshold: float = 1 / 3, views
     DegenerateFeaturesError
         All training rows are the same.
     NonFiniteError
-        NaN or infinity among the features, or their range overflows.
+        NaN or infinity among the features, or distances that overflow.
     NotEnoughDataError
         Fewer than two training images, or no generated one.
     ValueError
@@ -80,7 +81,13 @@ def _against(search: DistanceSearch, features: Features, threshold: float) -> di
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], as ratios of sorted distances do, not {threshold}")
     # One more than an image has rows: among these is another image.
-    nearest = search.nearest(features, k=search.per_image + 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+        nearest = search.nearest(features, k=search.per_image + 1)
+    if not np.isfinite(nearest.values).all():
+        raise NonFiniteError(
+            f"{features.name}: distances from the training set overflow; take both sets from one encoder, and scale "
+            "them down"
+        )
     images = nearest.rows // search.per_image
     other = (images != images[:, :1]).argmax(axis=1)
     first, second = nearest.values[:, 0].copy(), nearest.values[np.arange(len(other)), other]

@@ -91,7 +91,8 @@ def neighbor_retrieval(
     -1/(V - 1) where all are of one length.
 
     Neighbours are the same under a rotation of the features and under one scale for all of them; under a translation
-    those of "residual" are, those of "invariant" are not. Another order of the images or of the views renumbers them.
+    those of "residual" are, those of "invariant" are not. Other affine maps matter to both. Another order of the images
+    or of the views renumbers them.
 
     Products and norms are accumulated over pieces of the features, in float64 beyond a piece, in one pass over X that
     holds the N x q similarities (times V for "residual"), a tile of X, and the query images; beyond 256 MiB of these

@@ -168,9 +168,9 @@ def knn_probe(
     k = min(n_neighbors, training rows) most similar training rows, similarity the cosine; of equal sums the first class
     wins. Folds and error: see :func:`icrkit.linear_probe`. A zero row has no direction and is equally unlike all, with
     a warning. Where a class has fewer rows than k, neighbours of other classes vote too: the weights must tell them
-    apart, and large classes gain. Invariant under rotation, order of features, and any scaling of each row; translation
-    and other affine maps matter, the order of images through the folds. Cost: N^2 d flops, in blocks, products in the
-    precision of the features.
+    apart, and large classes gain. Invariant under rotation, order of features, and any positive scaling of each row;
+    translation and other affine maps matter, the order of images through the folds. Cost: N^2 d flops, in blocks,
+    products in the precision of the features.
 
     References
     ----------

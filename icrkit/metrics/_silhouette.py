@@ -83,8 +83,8 @@ def silhouette(
     their mean over a class is 1 - <u, m>, u the row and m the class's mean, both of unit vectors; that costs N d K. A
     zero row has no direction and lies at distance 1 from all others, with a warning. k-means: 10 starts from k-means++,
     on unit vectors with "cosine". Invariant under rotation, scaling and order; "euclidean" under translation as well,
-    "cosine" under any scaling of each row; not under other affine maps. With k-means the order of the rows decides
-    which of them it starts from.
+    "cosine" under any positive scaling of each row; not under other affine maps. With k-means the order of the rows
+    decides which of them it starts from.
 
     References
     ----------
@@ -100,6 +100,8 @@ def silhouette(
         raise ValueError(f"labels must be 'classes' or 'kmeans', not {labels!r}")
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric must be 'euclidean' or 'cosine', not {metric!r}")
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, not {block_size}")
     features, y = labelled_features(X, y) if labels == "classes" else (row_features(X), None)
     rows = read_rows(features, views)
     n, per_image, d = rows.shape

@@ -142,6 +142,52 @@ def test_order_rotation_and_length_do_not_matter(order, views, scale):
         assert (a.alignment_, a.uniformity_) == pytest.approx((b.alignment_, b.uniformity_), rel=1e-10)
 
 
+@PROPERTY
+@given(seed=st.integers(0, 999))
+def test_a_positive_scale_for_each_vector_does_not_matter_on_the_sphere(seed):
+    h = features(20, 3, 4)
+    changed = h * np.exp(2 * np.random.default_rng(seed).standard_normal((20, 3, 1)))
+    assert ik.alignment(changed, 1.5) == pytest.approx(ik.alignment(h, 1.5), rel=1e-10)
+    for over_views in ("mean", "pooled"):
+        want = ik.uniformity(h, over_views=over_views)
+        assert ik.uniformity(changed, over_views=over_views) == pytest.approx(want, rel=1e-10)
+
+
+@PROPERTY
+@given(seed=st.integers(0, 999), scale=st.floats(0.1, 10), over_views=st.sampled_from(["mean", "pooled"]))
+def test_off_the_sphere_rotation_translation_and_order_do_not_matter_and_scale_does(seed, scale, over_views):
+    rng = np.random.default_rng(seed)
+    h = features(20, 3, 4)
+    q, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    changed = (h @ q + 5 * rng.standard_normal(4))[rng.permutation(20)][:, rng.permutation(3)]
+    align, uniform = ik.alignment(h, 1.5, None), ik.uniformity(h, 0.3, None, over_views)
+    assert ik.alignment(changed, 1.5, None) == pytest.approx(align, rel=1e-9)
+    assert ik.uniformity(changed, 0.3, None, over_views) == pytest.approx(uniform, rel=1e-9)
+    each = h + 5 * rng.standard_normal((20, 1, 4))  # another translation for every image
+    assert ik.alignment(each, 1.5, None) == pytest.approx(align, rel=1e-9)
+    assert ik.alignment(scale * h, 1.5, None) == pytest.approx(scale**1.5 * align, rel=1e-9)
+    want = ik.uniformity(h, scale**2 * 0.3, None, over_views)
+    assert ik.uniformity(scale * h, 0.3, None, over_views) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("normalize", ["l2", None])
+def test_an_order_of_views_of_its_own_in_each_image(normalize):
+    h, rng = features(20, 3, 4), np.random.default_rng(0)
+    h[:, 1] *= 2  # views that differ
+    mixed = np.stack([one[rng.permutation(3)] for one in h])
+    assert ik.alignment(mixed, 1.5, normalize) == pytest.approx(ik.alignment(h, 1.5, normalize), rel=1e-12)
+    pooled = [ik.uniformity(x, 0.3, normalize, "pooled") for x in (mixed, h)]
+    assert pooled[0] == pytest.approx(pooled[1], rel=1e-12)
+    assert ik.uniformity(mixed, 0.3, normalize) != pytest.approx(ik.uniformity(h, 0.3, normalize), rel=1e-3)
+
+
+def test_other_maps_matter():
+    h = features()
+    for changed, normalize in ((h + 1, "l2"), (h * [5, 1, 1, 1, 1, 1], "l2"), (h * [5, 1, 1, 1, 1, 1], None)):
+        for measure in (ik.alignment, ik.uniformity):
+            assert abs(measure(changed, normalize=normalize) / measure(h, normalize=normalize) - 1) > 0.05
+
+
 def test_far_offsets_cost_no_digits_without_normalisation():
     h = features(30, 2)
     want = ik.uniformity(h, normalize=None)
@@ -189,6 +235,25 @@ def test_transform_gives_unit_vectors():
     h = features(30, 2)
     np.testing.assert_allclose(ik.AlignUniform().fit(h).transform(h), unit(h), rtol=1e-14)
     np.testing.assert_array_equal(ik.AlignUniform(normalize=None).fit(h).transform(h), h)
+
+
+# ---- degenerate input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_powers_and_widths_are_positive_and_finite(value):
+    h = features()
+    for name, function in (("alpha", ik.alignment), ("t", ik.uniformity)):
+        for call in (lambda f=function, n=name: f(h, **{n: value}), ik.AlignUniform(**{name: value}).fit):
+            with pytest.raises(ValueError, match=f"^{name} must be positive and finite, not {value}"):
+                call() if call.__name__ == "<lambda>" else call(h)
+
+
+@pytest.mark.parametrize("block_size", [0, -5])
+def test_blocks_have_a_row_at_least(block_size):
+    for call in (lambda h: ik.uniformity(h, block_size=block_size), ik.AlignUniform(block_size=block_size).fit):
+        with pytest.raises(ValueError, match=f"block_size must be at least 1, not {block_size}"):
+            call(features())
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------

@@ -118,14 +118,28 @@ def test_it_falls_with_the_square_of_the_spread_down_to_collapse(spread, offset)
 def test_classes_with_one_mean_are_named():
     rows = np.array([[0.1], [0.2], [-0.3], [5.0], [5.1], [0.2], [0.4], [-0.6]])
     y = np.array(["x", "x", "x", "y", "y", "z", "z", "z"])
-    with pytest.raises(DegenerateFeaturesError, match="'x' and 'z' have the same mean"):
+    with pytest.raises(DegenerateFeaturesError, match="classes x and z have the same mean"):
         ik.cdnv(rows, y)
+    with pytest.raises(DegenerateFeaturesError, match="classes x and z have the same mean"):
+        ik.cdnv(rows, y.astype(object))
     with pytest.raises(DegenerateFeaturesError, match="0 and 1 have the same mean"):
         ik.cdnv(np.full((9, 3), 0.1), np.arange(9) % 3)
     with pytest.raises(NotEnoughDataError, match="1 class"):
         ik.cdnv(rows, np.ones(8))
     with pytest.raises(ValueError, match="views=1"):
         ik.cdnv(rows, y, views=1)
+
+
+def test_classes_of_one_row_have_no_spread():
+    h, _ = labelled(v=2)
+    for call in (lambda: ik.cdnv(h[:6], np.arange(6)), lambda: ik.CDNV(views=1).fit(h[:6], np.arange(6))):
+        with pytest.raises(NotEnoughDataError, match=r"each of the 6 classes has n_samples=1 row.* views='all'"):
+            call()
+    with pytest.raises(NotEnoughDataError, match=r"two images or more$"):
+        ik.cdnv(h[:6, 0], np.arange(6))
+    # Views that count as rows spread; so does one class of two.
+    assert ik.cdnv(h[:6], np.arange(6), views="all") > 0
+    assert ik.cdnv(h[:6], [0, 0, 1, 2, 3, 4]) > 0
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------

@@ -130,6 +130,21 @@ def test_one_direction_one_class_and_zero_rows():
         assert 0 < ik.class_separation(np.vstack([np.zeros(3), np.eye(3)]), [0, 0, 1, 1]) < 1
 
 
+def test_classes_of_one_row_have_no_spread():
+    h, _ = labelled(v=2)
+    for call in (
+        lambda: ik.class_separation(h[:6], np.arange(6)),
+        lambda: ik.ClassSeparation(views=1).fit(h[:6], np.arange(6)),
+    ):
+        with pytest.raises(NotEnoughDataError, match=r"each of the 6 classes has n_samples=1 row.* views='all'"):
+            call()
+    with pytest.raises(NotEnoughDataError, match=r"two images or more$"):
+        ik.class_separation(h[:6, 0], np.arange(6))
+    # Views that count as rows spread; so does one class of two.
+    assert ik.class_separation(h[:6], np.arange(6), views="all") < 1
+    assert ik.class_separation(h[:6], [0, 0, 1, 2, 3, 4]) < 1
+
+
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 

@@ -102,8 +102,9 @@ def test_sums_add_up_where_labels_repeat_and_classes_are_missing():
 def test_codes_are_numbers_of_sorted_classes():
     classes, codes = class_codes(np.array(["b", "a", "b", "c"]))
     assert classes.tolist() == ["a", "b", "c"] and codes.tolist() == [1, 0, 1, 2]
-    with pytest.raises(NotEnoughDataError, match="1 class"):
-        class_codes(np.ones(5))
+    for one, shown in ((np.zeros(5, int), "0"), (np.full(5, "cat"), "cat"), (np.full(5, "cat", object), "cat")):
+        with pytest.raises(NotEnoughDataError, match=f"^y holds 1 class, {shown}; at least two are needed"):
+            class_codes(one)
 
 
 LETTERS = np.array(list("abc") * 4)

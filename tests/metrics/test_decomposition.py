@@ -163,6 +163,21 @@ def test_order_of_views_within_each_image_does_not_matter_without_centring(seed,
         )
 
 
+@PROPERTY
+@given(seed=st.integers(0, 99), scale=st.floats(0.01, 100), centering=st.sampled_from(["view", "none"]))
+def test_traces_are_blind_to_rotation_translation_and_order_and_go_with_the_square_of_a_scale(seed, scale, centering):
+    rng = np.random.default_rng(seed)
+    h = features(25, 3, 4, seed)
+    q, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    changed = scale * (h @ q + 10 * rng.standard_normal(4))[rng.permutation(25)][:, rng.permutation(3)]
+    a, b = (ik.traces(Moments.from_cube(x), centering) for x in (h, changed))
+    assert b == pytest.approx(np.multiply(scale**2, a), rel=1e-9)
+    mixed = np.stack([one[rng.permutation(3)] for one in h])
+    assert ik.traces(Moments.from_cube(mixed), "none") == pytest.approx(ik.traces(Moments.from_cube(h), "none"))
+    stretched = ik.traces(Moments.from_cube(h * [5, 1, 1, 1]), centering)
+    assert stretched.total != pytest.approx(a.total, rel=0.1)
+
+
 # ---- the residual model ---------------------------------------------------------------------------------------------
 
 

@@ -165,6 +165,41 @@ def test_order_of_images_and_views_does_not_matter(images, views):
     np.testing.assert_allclose(a.directions, b.directions, atol=1e-8)
 
 
+@PROPERTY
+@given(seed=st.integers(0, 999), v=st.sampled_from([2, 3]))
+def test_directions_go_with_the_inverse_transpose(seed, v):
+    rng = np.random.default_rng(seed)
+    h = features(200, v, 4, seed) * [1.0, 2, 4, 8]
+    (q, _), (r, _) = (np.linalg.qr(rng.standard_normal((4, 4))) for _ in range(2))
+    a = q * np.geomspace(0.2, 5, 4) @ r  # x -> A x + b, rows: h A^T + b
+    spectrum, mapped = (ik.fisher_spectrum(Moments.from_cube(x)) for x in (h, h @ a.T + 10 * rng.standard_normal(4)))
+    want = np.linalg.inv(a).T @ spectrum.directions
+    largest = np.abs(want).argmax(axis=0)
+    want *= np.sign(want[largest, range(4)])  # the entry of greatest magnitude is positive
+    # Directions of close eigenvalues turn into each other at the least rounding.
+    gap = np.abs(np.diff(spectrum.eigenvalues)).min()
+    np.testing.assert_allclose(mapped.directions, want, atol=1e-10 * np.abs(want).max() / gap)
+
+
+@PROPERTY
+@given(seed=st.integers(0, 999), scale=st.floats(0.01, 100))
+def test_with_tau_rotation_translation_and_scale_are_left(seed, scale):
+    rng = np.random.default_rng(seed)
+    h = features(60, 3, 4, seed)
+    q, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    same, other = scale * (h @ q + 10 * rng.standard_normal(4)), h * [0.01, 1, 1, 1]
+    values, turned, stretched = (ik.fisher_spectrum(Moments.from_cube(x), 0.3).eigenvalues for x in (h, same, other))
+    np.testing.assert_allclose(turned, values, rtol=1e-8, atol=1e-9)
+    assert np.abs(stretched - values).max() > 1e-3
+
+
+def test_without_centring_each_image_may_order_its_views_as_it_likes():
+    h, rng = features(60, 3, 4), np.random.default_rng(0)
+    mixed = np.stack([one[rng.permutation(3)] for one in h])
+    a, b = (ik.fisher_spectrum(Moments.from_cube(x), residual_centering="none") for x in (h, mixed))
+    np.testing.assert_allclose(a.eigenvalues, b.eigenvalues, rtol=1e-9, atol=1e-11)
+
+
 def test_partial_fit_clone_and_pickle():
     h = features()
     want = ik.FisherSpectrum(2).fit(h)

@@ -178,6 +178,14 @@ def test_blocks_do_not_matter(monkeypatch, n_images):
     assert (frechet_distance(x, y), frechet_distance_infinite(x, y)) == pytest.approx(want, rel=1e-11)
 
 
+def test_another_order_and_other_maps_move_the_extrapolation():
+    x, y = rows(80), rows(40, seed=1)
+    want = frechet_distance_infinite(x, y)
+    assert frechet_distance_infinite(x[::-1], y) != pytest.approx(want, rel=1e-3)  # other images are drawn
+    stretch = np.array([5.0, 1, 1, 1, 1])
+    assert frechet_distance_infinite(x * stretch, y * stretch) != pytest.approx(want, rel=0.1)
+
+
 # ---- degenerate input -----------------------------------------------------------------------------------------------
 
 

@@ -297,6 +297,32 @@ def test_without_centring_each_image_may_order_its_views_as_it_likes(seed):
     assert numbers(a) == pytest.approx(numbers(b), rel=1e-9)
 
 
+# ---- invariance at tau > 0 ------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    seed=st.integers(0, 999),
+    scale=st.floats(0.01, 100),
+    centering=st.sampled_from(["view", "none"]),
+    correction=st.sampled_from(["none", "crossfit"]),
+)
+def test_with_tau_translation_rotation_and_one_scale_leave_it_alone(seed, scale, centering, correction):
+    rng = np.random.default_rng(seed)
+    h = features(50, 3, 4, seed)
+    q, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    changed = scale * (h @ q + 10 * rng.standard_normal(4))[:, rng.permutation(3)]
+    values = [ik.icr(Moments.from_cube(x), correction, 0.3, centering) for x in (h, changed)]
+    assert values[1] == pytest.approx(values[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("correction", ["none", "crossfit"])
+def test_with_tau_other_affine_maps_matter(correction):
+    h = features(200, 3, 4)
+    values = [ik.icr(Moments.from_cube(x), correction, 0.3) for x in (h, h * [0.01, 1, 1, 1])]
+    assert abs(values[1] / values[0] - 1) > 0.05
+
+
 @pytest.mark.parametrize("per_block", [1, 7, 49])
 def test_blocks_do_not_matter(monkeypatch, per_block):
     h = features(50, 2, 4)

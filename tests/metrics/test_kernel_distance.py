@@ -129,6 +129,18 @@ def test_rotation_and_order_do_not_matter_and_origin_and_scale_do(order, seed):
         assert abs(kernel_distance(*changed) / want - 1) > 0.1
 
 
+def test_another_order_draws_other_subsets():
+    x, y = rows(60), rows(60, seed=1)
+    values = [kernel_distance(a, b, subset_size=20) for a, b in ((x, y), (x[::-1], y), (x, y[::-1]))]
+    assert len(set(values)) == 3
+    est = KernelDistance(subset_size=20).fit(y)
+    est.evaluate(x)
+    assert values == pytest.approx([values[0]] * 3, abs=6 * est.standard_error_)
+    # Where the draws are the same, a rotation of both sets is not seen.
+    q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
+    assert kernel_distance(x @ q, y @ q, subset_size=20) == pytest.approx(values[0], rel=1e-9)
+
+
 @pytest.mark.parametrize("n_entries", [1, 100, 1000])
 def test_blocks_do_not_matter(monkeypatch, n_entries):
     x, y = rows(41), rows(47, seed=1)

@@ -12,6 +12,7 @@ from sklearn.base import clone
 
 import icrkit as ik
 from icrkit._features import Features
+from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._nc1 import class_moments
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
@@ -137,12 +138,45 @@ def test_rotation_scale_translation_and_order_do_not_matter(seed, scale, variant
 
 
 @PROPERTY
-@given(seed=st.integers(0, 999))
-def test_any_invertible_map_where_classes_outnumber_features(seed):
+@given(
+    seed=st.integers(0, 999),
+    k=st.integers(4, 7),
+    variant=st.sampled_from(["pinv", "svd"]),
+    global_mean=st.sampled_from(["classes", "samples"]),
+)
+def test_any_invertible_map_where_classes_outnumber_features(seed, k, variant, global_mean):
     rng = np.random.default_rng(seed)
-    h, y = labelled(60, 3, 6, seed)
+    h, y = labelled(60, 3, k, seed)
     (q, _), (r, _) = (np.linalg.qr(rng.standard_normal((3, 3))) for _ in range(2))
-    assert ik.nc1(h @ (q * [0.1, 1, 10] @ r), y) == pytest.approx(ik.nc1(h, y), rel=1e-8)
+    mapped = h @ (q * [0.1, 1, 10] @ r) + 10 * rng.standard_normal(3)
+    want = ik.nc1(h, y, variant, global_mean)
+    assert ik.nc1(mapped, y, variant, global_mean) == pytest.approx(want, rel=1e-7)
+    assert abs(ik.nc1(mapped, y, "quotient", global_mean) / ik.nc1(h, y, "quotient", global_mean) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["pinv", "svd", "quotient"])
+@pytest.mark.parametrize("d", [4, 6])
+def test_other_affine_maps_matter_where_they_do_not(variant, d):
+    h, y = labelled(60, d, 4)
+    stretched = h * np.geomspace(1, 10, d)
+    assert abs(ik.nc1(stretched, y, variant) / ik.nc1(h, y, variant) - 1) > 0.05
+
+
+def test_means_on_a_line_do_not_span_the_plane():
+    # d < K is not enough: the centred means must span the whole space.
+    y = np.repeat(np.arange(4), 20)
+    rows = np.random.default_rng(0).standard_normal((80, 2)) @ [[1, 0.5], [0, 1]]
+    for c in range(4):
+        rows[y == c] += np.array([c, 0]) - rows[y == c].mean(axis=0)
+    assert abs(ik.nc1(rows @ [[1, 1], [0, 1]], y) / ik.nc1(rows, y) - 1) > 0.05
+
+
+@pytest.mark.parametrize("views", ["mean", "all"])
+def test_order_of_the_views_of_an_image_does_not_matter(views):
+    h, y = labelled(60, 5, 3, v=3)
+    rng = np.random.default_rng(0)
+    mixed = np.stack([one[rng.permutation(3)] for one in h])
+    assert ik.nc1(mixed, y, views=views) == pytest.approx(ik.nc1(h, y, views=views), rel=1e-11)
 
 
 @pytest.mark.parametrize("n_images", [1, 7])
@@ -190,6 +224,20 @@ def test_collinear_means_keep_one_direction():
     assert est.components_.shape == (1, 5)
     np.testing.assert_allclose(np.abs(est.components_[0]), [1, 0, 0, 0, 0], atol=1e-12)
     assert est.nc1_ == pytest.approx(est.within_covariance_[0, 0] / 1.25 / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["pinv", "svd", "quotient"])
+def test_classes_of_one_row_have_no_spread(variant):
+    h, _ = labelled(12, 5, 3, v=2)
+    y = np.arange(6)
+    for call in (lambda: ik.nc1(h[:6], y, variant), lambda: ik.NC1Scorer(variant, views=1).fit(h[:6], y)):
+        with pytest.raises(NotEnoughDataError, match=r"each of the 6 classes has n_samples=1 row.* views='all'"):
+            call()
+    with pytest.raises(NotEnoughDataError, match=r"two images or more$"):
+        ik.NC1Scorer(variant).fit(h[:6, 0], y)
+    # Views that count as rows spread; so does one class of two.
+    assert ik.nc1(h[:6], y, variant, views="all") > 0
+    assert ik.nc1(h[:7], np.append(y, 0), variant) > 0
 
 
 # ---- the estimator --------------------------------------------------------------------------------------------------

@@ -139,6 +139,18 @@ def test_clone_pickle_and_degenerate_input():
         nearest_ratio(generated, np.where(np.arange(50)[:, None, None] == 2, np.inf, training[:, None]))
 
 
+def test_distances_that_overflow_are_named():
+    generated, training = sets()
+    est = NearestRatio().fit(training)
+    for wrong in (generated * 1e160, np.vstack([generated, np.full(4, -1e200)])):
+        for call in (lambda X=wrong: est.evaluate(X), lambda X=wrong: nearest_ratio(X, training)):
+            with pytest.raises(NonFiniteError, match="X: distances from the training set overflow"):
+                call()
+    # Short of that the far ones are no copies.
+    assert nearest_ratio(generated * 1e150, training) == 0
+    assert est.evaluate(generated) > 0
+
+
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 

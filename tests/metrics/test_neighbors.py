@@ -221,6 +221,21 @@ def test_rotation_scale_and_order(scale, order, seed):
     assert (neighbor_retrieval(h - 0.5, 0).similarity != neighbor_retrieval(h, 0).similarity).any()
 
 
+@pytest.mark.parametrize("component", ["invariant", "residual"])
+def test_other_affine_maps_matter(component):
+    h = features()
+    changed = neighbor_retrieval(h * np.geomspace(0.1, 10, 7), 0, component, 19)
+    assert (changed.images != neighbor_retrieval(h, 0, component, 19).images).any()
+
+
+def test_another_order_of_the_views_renumbers_them():
+    h, order = features(), np.array([2, 0, 1])
+    want, found = neighbor_retrieval(h, 4, "residual", view=2), neighbor_retrieval(h[:, order], 4, "residual", view=0)
+    np.testing.assert_array_equal(found.images, want.images)
+    np.testing.assert_array_equal(order[found.views], want.views)
+    same(neighbor_retrieval(h[:, order], 4), neighbor_retrieval(h, 4))
+
+
 # ---- the estimator --------------------------------------------------------------------------------------------------
 
 

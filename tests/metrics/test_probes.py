@@ -237,6 +237,12 @@ def test_what_does():
     assert ik.linear_probe(h @ q, y, C=1e-3).accuracy != ik.linear_probe(h, y, C=1e-3).accuracy
     assert abs(ik.knn_probe(h + 100, y).accuracy - ik.knn_probe(h, y).accuracy) > 0.02
     assert abs(ik.knn_probe(h / np.geomspace(1, 30, 6), y).accuracy - ik.knn_probe(h, y).accuracy) > 0.02
+    few = {"n_labels": 5, "n_draws": 3}
+    assert ik.few_label_probe(h @ q, y, **few) != ik.few_label_probe(h, y, **few)
+    order = np.random.default_rng(0).permutation(300)  # other folds, other draws
+    assert ik.linear_probe(h[order], y[order]) != ik.linear_probe(h, y)
+    assert ik.knn_probe(h[order], y[order]) != ik.knn_probe(h, y)
+    assert ik.few_label_probe(h[order], y[order], **few) != ik.few_label_probe(h, y, **few)
 
 
 def test_small_temperatures_do_not_overflow():

@@ -144,6 +144,26 @@ def test_other_affine_maps_matter_and_translation_does_to_the_cosine():
     assert abs(ik.silhouette(h - 3, y, metric="cosine") - ik.silhouette(h, y, metric="cosine")) > 0.02
 
 
+@PROPERTY
+@given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3), metric=st.sampled_from(METRICS))
+def test_of_clusters_rotation_and_scale_do_not_matter(seed, scale, metric):
+    rng = np.random.default_rng(seed)
+    h, _ = labelled(seed=seed)
+    q, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    changed = scale * h @ q
+    changed = changed + 5 * scale if metric == "euclidean" else changed * np.exp(rng.standard_normal((60, 1, 1)))
+    found, want = (ik.silhouette(x, labels="kmeans", n_clusters=4, metric=metric) for x in (changed, h))
+    assert found == pytest.approx(want, abs=1e-9)
+
+
+def test_the_order_of_rows_decides_where_k_means_starts():
+    noise = np.random.default_rng(0).standard_normal((100, 6))  # no clusters: many local optima
+    for metric in METRICS:
+        orders = noise, noise[::-1], np.roll(noise, 50, axis=0)
+        found = {round(ik.silhouette(x, labels="kmeans", metric=metric), 9) for x in orders}
+        assert len(found) == 3
+
+
 # ---- degenerate input -----------------------------------------------------------------------------------------------
 
 
@@ -185,7 +205,7 @@ def test_what_cannot_be_told_apart_is_named():
             ik.silhouette(h, labels="kmeans", n_clusters=n_clusters)
     with pytest.raises(DegenerateFeaturesError, match="fewer distinct rows than n_clusters=5"):
         ik.silhouette(np.repeat(np.eye(4), 3, axis=0), labels="kmeans", n_clusters=5)
-    for option in ({"labels": "k-means"}, {"metric": "manhattan"}, {"views": 1}):
+    for option in ({"labels": "k-means"}, {"metric": "manhattan"}, {"views": 1}, {"block_size": 0}):
         with pytest.raises(ValueError, match=next(iter(option))):
             ik.silhouette(h, y, **option)
     h[3, 0, 2] = np.nan

@@ -87,6 +87,14 @@ def test_rotation_scale_translation_and_order_do_not_matter(seed, scale, shift):
     assert ik.trace_ratio(mixed, "none") == pytest.approx(ik.trace_ratio(h, "none"), rel=1e-9)
 
 
+@PROPERTY
+@given(seed=st.integers(0, 999))
+def test_with_l2_the_length_of_each_row_drops_out(seed):
+    h = features(30, 3, 5)
+    changed = h * np.exp(2 * np.random.default_rng(seed).standard_normal((30, 3, 1)))
+    assert ik.trace_ratio(changed, normalize="l2") == pytest.approx(ik.trace_ratio(h, normalize="l2"), rel=1e-9)
+
+
 def test_other_maps_matter():
     h = features()
     h[..., 0] = 10 * np.random.default_rng(1).standard_normal((40, 2))  # a feature that is all noise
