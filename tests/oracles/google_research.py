@@ -1,6 +1,9 @@
 """Numbers of google-research's graph_embedding/metrics, by hand, into google_research.json.
 
-python tests/oracles/google_research.py PLACE/graph_embedding/metrics/metrics.py COMMIT
+    git clone https://github.com/google-research/google-research
+    git -C google-research checkout 8d8a4f1b27753c7580d16261a1468b3d6ad2c3d3
+    python tests/oracles/google_research.py google-research/graph_embedding/metrics/metrics.py \\
+        8d8a4f1b27753c7580d16261a1468b3d6ad2c3d3
 """
 
 from __future__ import annotations

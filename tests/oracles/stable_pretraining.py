@@ -1,6 +1,10 @@
 """Numbers of stable-pretraining's callbacks, by hand, into stable_pretraining.json.
 
-    python -P tests/oracles/stable_pretraining.py PLACE/stable_pretraining/callbacks COMMIT    # where torch is
+    git clone https://github.com/rbalestr-lab/stable-pretraining
+    git -C stable-pretraining checkout 9aa93f8b6153eebb73f57d4853ccf8a13d848310
+    pip install torch
+    python -P tests/oracles/stable_pretraining.py stable-pretraining/stable_pretraining/callbacks \\
+        9aa93f8b6153eebb73f57d4853ccf8a13d848310
 
 The two files are run without their package, which needs lightning and much else: names that they import and these
 numbers have no use for are stand-ins.
