@@ -90,20 +90,23 @@ class SpdFactor:
         diagonal = inverse.diagonal().astype(np.float64)
         return [2.0 * float(r) - float(diagonal @ other.diagonal()) for r, other in zip(results, others, strict=True)]
 
-    def congruent(self, matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    def congruent(self, matrix: NDArray[np.floating], *, overwrite: bool = False) -> NDArray[np.floating]:
         """Lower triangle of L^-1 B L^-T, which has the eigenvalues of A^-1 B, for a symmetric B (d^3 flops).
 
-        In the precision of the factor; Fortran-ordered. What lies above the diagonal means nothing.
+        In the precision of the factor; Fortran-ordered. What lies above the diagonal means nothing. ``overwrite`` lets
+        LAPACK work in ``matrix`` itself where it has that precision.
         """
         sygst = lapack.ssygst if self.lower.dtype == np.float32 else lapack.dsygst
         # The transpose of a symmetric matrix in C order is the same matrix in LAPACK's: a copy, but no transposition.
-        work = np.array(matrix if matrix.flags.f_contiguous else matrix.T, dtype=self.lower.dtype, order="F")
+        aligned = matrix if matrix.flags.f_contiguous else matrix.T
+        take = np.asarray if overwrite else np.array
+        work = take(aligned, dtype=self.lower.dtype, order="F")
         found, _ = sygst(work, self.lower, lower=1, overwrite_a=1)
         return np.asarray(found)
 
-    def trace_powers(self, other: Matrix) -> tuple[float, float]:
+    def trace_powers(self, other: Matrix, *, overwrite: bool = False) -> tuple[float, float]:
         """Tr(A^-1 B) and Tr(A^-1 B A^-1 B) for a symmetric B (d^3 flops), in the precision of the factor."""
-        lower = self.congruent(other)
+        lower = self.congruent(other, overwrite=overwrite)
         diagonal = lower.diagonal().astype(np.float64)
         squares = 0.0
         for start in range(0, len(lower), _PANEL):

@@ -407,7 +407,10 @@ class Moments:
     def within_uncentred(self) -> NDArray[np.float64]:
         """sum_iv (h_iv - hbar_i)(h_iv - hbar_i)^T: the MANOVA within scatter, blind to the order of views."""
         _, contrasts = self._split(self.mean)
-        return self.within + self.n_images[..., None, None] * _outer(contrasts)
+        scatter = _outer(contrasts)
+        scatter *= self.n_images[..., None, None]
+        scatter += self.within
+        return scatter
 
     @property
     def within_uncentred_diagonal(self) -> NDArray[np.float64]:

@@ -77,6 +77,9 @@ def test_factor_equals_numpy(d, seed):
             np.testing.assert_allclose(one.trace_powers(given_order), want, rtol=rtol, atol=rtol * d)
         congruent = factor.congruent(given_order)
         whole = np.tril(congruent) + np.tril(congruent, -1).T
+        again = factor.congruent(given_order.copy(order="K"), overwrite=True)
+        np.testing.assert_array_equal(np.tril(again), np.tril(congruent))
+        np.testing.assert_array_equal(given_order, other)  # left as it was
         np.testing.assert_allclose(whole, np.linalg.solve(lower, np.linalg.solve(lower, other).T), atol=1e-9)
 
 

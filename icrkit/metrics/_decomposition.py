@@ -120,8 +120,11 @@ def residual_covariance(moments: Moments, residual_centering: str = "view") -> M
     if (m < 1).any():
         raise NotEnoughDataError("at least two images and two views are needed for a residual covariance")
     centred = resolve_centering(moments, residual_centering) == "view"
-    scatter = moments.within if centred else moments.within_uncentred
-    return np.asarray(scatter / m[..., None, None])
+    if centred:
+        return np.asarray(moments.within / m[..., None, None])
+    scatter = moments.within_uncentred
+    scatter /= m[..., None, None]
+    return scatter
 
 
 def between_covariance(moments: Moments) -> Matrix:

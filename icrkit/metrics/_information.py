@@ -237,7 +237,7 @@ class _Covariances:
         matrix with the same mean and the same E Tr((T^-1 dT)^2) = d (d + 1)/m (Satterthwaite's rule for matrices).
         """
         d, n = self.n_features, int(self._moments.n_images)
-        first, second = self._single.trace_powers(between_covariance(self._moments))
+        first, second = self._single.trace_powers(between_covariance(self._moments), overwrite=True)
         # What is not B in T is the share of W: T^-1 (T - B).
         other, other_second = d - first, d - 2 * first + second
         spread = (first**2 + second) / (n - 1) + (other**2 + other_second) / self._residual.dof

@@ -76,7 +76,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
             + ("; moments with float64 products bear more." if moments.products == "float32" else ".")
         )
     # L^-1 B L^-T has the same eigenvalues as the symmetric square roots give.
-    values = eigenvalues(factor.congruent(between), overwrite=True)[::-1]
+    values = eigenvalues(factor.congruent(between, overwrite=True), overwrite=True)[::-1]
     return np.asarray(np.maximum(values, 0.0))
 
 
