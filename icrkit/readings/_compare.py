@@ -66,8 +66,8 @@ def compare(
     layers, sigmas : str or float, or sequences of them, optional
         Only these; each cube must have them.
     drop_constant : bool
-        Leave features that never vary out of the metrics that whiten, and cannot be computed with them: ICR, invariant
-        information, trace ratio and LiDAR from moments. A warning says how many. They count in ``n_features``.
+        Leave features that never vary out of what is read off the moments of all views: ICR and invariant information,
+        which cannot be computed with them, trace ratio and LiDAR. A warning says how many. They count in ``n_features``.
     progress : bool
         Show a progress bar.
 
