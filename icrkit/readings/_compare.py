@@ -67,7 +67,7 @@ def compare(
         Only these; each cube must have them.
     drop_constant : bool
         Leave features that never vary out of what is read off the moments of all views: ICR and invariant information,
-        which cannot be computed with them, trace ratio and LiDAR. A warning says how many. They count in ``n_features``.
+        which cannot be computed with them, trace ratio and LiDAR. A warning says how many; ``n_features`` counts them.
     progress : bool
         Show a progress bar.
 
