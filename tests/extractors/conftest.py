@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -178,3 +179,30 @@ def folder(tmp_path: Path, photos: np.ndarray) -> Path:
     (root / "class0" / "notes.txt").write_text("no image")
     (root / ".hidden.png").write_text("no image either")
     return root
+
+
+def _same_tensors(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return list(got) == list(wanted) and all(
+        got[name].dtype == value.dtype and torch.equal(got[name], value) for name, value in wanted.items()
+    )
+
+
+@pytest.fixture(scope="session")
+def same_tensors() -> Callable[..., bool]:
+    """Whether tensors have the same names, in order, types and values."""
+    return _same_tensors
+
+
+class _Evil:
+    """A pickle that would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="session", name="Evil")
+def evil() -> type[_Evil]:
+    return _Evil

@@ -42,28 +42,12 @@ def weights() -> dict[str, torch.Tensor]:
     }
 
 
-def same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
-    return list(got) == list(wanted) and all(
-        got[name].dtype == value.dtype and torch.equal(got[name], value) for name, value in wanted.items()
-    )
-
-
-class Evil:
-    """A pickle that would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
 # ---- files of tensors -----------------------------------------------------------------------------------------------
 
 
 class TestReadTensors:
     @pytest.mark.parametrize("suffix", ["npz", "safetensors", "pt", "pth", "ckpt", "bin", "PT"])
-    def test_every_kind_gives_the_same_bits(self, tmp_path, weights, suffix):
+    def test_every_kind_gives_the_same_bits(self, tmp_path, weights, suffix, same_tensors):
         path = tmp_path / f"a.{suffix}"
         if suffix == "npz":
             np.savez(path, **{name: value.numpy() for name, value in weights.items()})
@@ -72,12 +56,12 @@ class TestReadTensors:
         else:
             torch.save(weights, path)
         got = read_tensors(path)
-        assert same({name: got[name] for name in weights}, weights)
+        assert same_tensors({name: got[name] for name in weights}, weights)
         assert len(got) == len(weights)
 
-    def test_old_kind_of_torch_file(self, tmp_path, weights):
+    def test_old_kind_of_torch_file(self, tmp_path, weights, same_tensors):
         torch.save(weights, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-        assert same(read_tensors(tmp_path / "a.pt"), weights)
+        assert same_tensors(read_tensors(tmp_path / "a.pt"), weights)
 
     def test_bfloat16_and_parameters(self, tmp_path):
         tensors = {"a": nn.Parameter(torch.randn(3).bfloat16())}
@@ -85,7 +69,7 @@ class TestReadTensors:
         got = read_tensors(tmp_path / "a.pt")["a"]
         assert torch.equal(got, tensors["a"].detach()) and got.dtype == torch.bfloat16 and not got.requires_grad
 
-    def test_training_checkpoint(self, tmp_path, weights):
+    def test_training_checkpoint(self, tmp_path, weights, same_tensors):
         other = {name: value + 1 for name, value in weights.items()}
         linear = nn.Linear(2, 2)
         optimizer = torch.optim.Adam(linear.parameters())
@@ -94,8 +78,8 @@ class TestReadTensors:
         args = argparse.Namespace(model="SiT-S/2", num_classes=10, lr=1e-4, ckpt=None)
         content = {"model": weights, "ema": other, "opt": optimizer.state_dict(), "args": args, "step": 3}
         torch.save(content, tmp_path / "a.pt")
-        assert same(read_tensors(tmp_path / "a.pt", "ema"), other)
-        assert same(read_tensors(tmp_path / "a.pt", key="model"), weights)
+        assert same_tensors(read_tensors(tmp_path / "a.pt", "ema"), other)
+        assert same_tensors(read_tensors(tmp_path / "a.pt", key="model"), weights)
         with pytest.raises(ValueError, match=r"several networks: \['model', 'ema'\]; choose one, such as key='ema'"):
             read_tensors(tmp_path / "a.pt")
         with pytest.raises(ValueError, match=r"under 'emma' \(nearest: 'ema'\); there are \['model', 'ema'\]"):
@@ -103,18 +87,18 @@ class TestReadTensors:
         assert training_args(tmp_path / "a.pt") == vars(args)
         del content["model"]
         torch.save(content, tmp_path / "b.pt")
-        assert same(read_tensors(tmp_path / "b.pt"), other)
+        assert same_tensors(read_tensors(tmp_path / "b.pt"), other)
 
-    def test_dotted_keys(self, tmp_path, weights):
+    def test_dotted_keys(self, tmp_path, weights, same_tensors):
         torch.save({"state": {"net.1": OrderedDict(weights), "n": 1}, "x.y": weights}, tmp_path / "a.pt")
-        assert same(read_tensors(tmp_path / "a.pt", "state.net.1"), weights)
-        assert same(read_tensors(tmp_path / "a.pt", "x.y"), weights)
+        assert same_tensors(read_tensors(tmp_path / "a.pt", "state.net.1"), weights)
+        assert same_tensors(read_tensors(tmp_path / "a.pt", "x.y"), weights)
 
-    def test_key_as_a_prefix_of_flat_names(self, tmp_path, weights):
+    def test_key_as_a_prefix_of_flat_names(self, tmp_path, weights, same_tensors):
         flat = {f"ema.{name}": value for name, value in weights.items()} | {"model.in.bias": torch.zeros(1)}
         safetensors.torch.save_file(flat, tmp_path / "a.safetensors")
         got = read_tensors(tmp_path / "a.safetensors", "ema")
-        assert same({name: got[name] for name in weights}, weights) and len(got) == 3
+        assert same_tensors({name: got[name] for name in weights}, weights) and len(got) == 3
         with pytest.raises(ValueError, match=r"under 'emma' \(nearest: 'ema'\).*ema, model"):
             read_tensors(tmp_path / "a.safetensors", "emma")
 
@@ -160,7 +144,7 @@ def test_sha256(tmp_path):
 
 class TestHostileFiles:
     @pytest.mark.parametrize("old", [False, True])
-    def test_pickle_that_would_run(self, tmp_path, weights, old):
+    def test_pickle_that_would_run(self, tmp_path, weights, old, Evil):
         content = {"a": weights, "b": Evil(tmp_path / "ran")}
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
         with pytest.raises(UnsafeModelError, match=r"it names (posix|nt)\.mkdir; save its tensors alone.*state_dict"):
@@ -172,7 +156,7 @@ class TestHostileFiles:
         with pytest.raises(UnsafeModelError, match=r"Linear; save its tensors alone"):
             read_tensors(tmp_path / "a.pt")
 
-    def test_an_environment_that_asks_for_unsafe_loading_is_not_obeyed(self, tmp_path):
+    def test_an_environment_that_asks_for_unsafe_loading_is_not_obeyed(self, tmp_path, Evil):
         torch.save({"a": torch.zeros(1), "b": Evil(tmp_path / "ran")}, tmp_path / "a.pt")
         code = (
             "from icrkit_extractors._checkpoint import read_tensors\n"
@@ -261,7 +245,7 @@ class TestHostileFiles:
             with pytest.raises(UnsafeModelError, match=r"b\.npz"):
                 read_tensors(tmp_path / "b.npz")
 
-    def test_objects_in_npz(self, tmp_path):
+    def test_objects_in_npz(self, tmp_path, Evil):
         np.savez(tmp_path / "a.npz", a=np.array([Evil(tmp_path / "ran")]), allow_pickle=True)
         with pytest.raises(UnsafeModelError, match="more than arrays of numbers"):
             read_tensors(tmp_path / "a.npz")
@@ -278,10 +262,10 @@ class TestLoadInto:
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 3))
 
     @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-    def test_prefixes(self, net, prefix):
+    def test_prefixes(self, net, prefix, same_tensors):
         wanted = {name: torch.full_like(value, 2) for name, value in net.state_dict().items()}
         load_into(net, {f"{prefix}{name}": value for name, value in wanted.items()}, "a.pt")
-        assert same(dict(net.state_dict()), wanted)
+        assert same_tensors(dict(net.state_dict()), wanted)
 
     def test_a_prefix_that_not_all_have_stays(self):
         names = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
@@ -291,7 +275,7 @@ class TestLoadInto:
         load_into(net, {name: value.double() for name, value in net.state_dict().items()}, "a.pt")
         assert net[0].weight.dtype == torch.float32
 
-    def test_all_or_nothing(self, net):
+    def test_all_or_nothing(self, net, same_tensors):
         wanted = {name: torch.full_like(value, 2) for name, value in net.state_dict().items()}
         before = {name: value.clone() for name, value in net.state_dict().items()}
         wanted["2.weight"] = torch.zeros(4, 4)
@@ -303,4 +287,4 @@ class TestLoadInto:
         text = str(caught.value)
         assert text.startswith("a.pt does not fit Sequential and its 9 tensors: 4 missing (0.weight, 0.bias, ")
         assert "and 1 more); 1 too many (extra); 1 of another shape (2.weight (4, 4) for (3, 2)). Is this" in text
-        assert same(dict(net.state_dict()), before)
+        assert same_tensors(dict(net.state_dict()), before)

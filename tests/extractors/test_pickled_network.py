@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
 import sys
@@ -20,22 +19,6 @@ from torch import nn
 
 from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors._pickled_network import read_pickled_network
-
-
-def same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
-    return list(got) == list(wanted) and all(
-        got[name].dtype == value.dtype and torch.equal(got[name], value) for name, value in wanted.items()
-    )
-
-
-class Evil:
-    """A pickle that would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 def persistent(class_name: str, state: dict[str, Any]) -> Any:
@@ -101,12 +84,12 @@ def network(inner: nn.Module, **attributes: Any) -> Any:
 
 class TestPickledNetwork:
     @pytest.mark.parametrize("protocol", [3, 4, 5])
-    def test_tensors_and_arguments(self, write, inner, protocol):
+    def test_tensors_and_arguments(self, write, inner, protocol, same_tensors):
         others = {"loss_fn": persistent("EDMLoss", {"P_mean": -1.2}), "dataset_kwargs": {"a": 1}}
         got = read_pickled_network(write({"ema": network(inner), **others}, protocol))
         wanted = {f"model.{name}": value for name, value in inner.state_dict().items()}
         assert set(got.tensors) == set(wanted) and "model.passing" not in wanted
-        assert same({name: got.tensors[name] for name in wanted}, wanted)
+        assert same_tensors({name: got.tensors[name] for name in wanted}, wanted)
         assert got.class_name == "EDMPrecond" and got.module_source == "raise SystemExit"
         assert got.init_args == (8,)
         assert got.init_kwargs == {"img_channels": 3, "channel_mult": [1, 2], "eps": 0.5}
@@ -159,8 +142,7 @@ def with_buffer(value: Any) -> Any:
     return persistent("Net", {"_buffers": {"a": value}})
 
 
-def hostile(folder: Path) -> dict[str, Any]:
-    evil = Evil(folder / "ran")
+def hostile(evil: Any, folder: Path) -> dict[str, Any]:
     command = f"__import__('os').mkdir({str(folder / 'ran')!r})"
     floats = two_floats()
     return {
@@ -197,15 +179,15 @@ def hostile(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", list(hostile(Path("x"))))
-def test_hostile_pickles_are_refused(write, tmp_path, what):
-    path = write(hostile(tmp_path)[what], protocol=4)
+@pytest.mark.parametrize("what", list(hostile(None, Path("x"))))
+def test_hostile_pickles_are_refused(write, tmp_path, Evil, what):
+    path = write(hostile(Evil(tmp_path / "ran"), tmp_path)[what], protocol=4)
     with pytest.raises(UnsafeModelError, match=str(path)):
         read_pickled_network(path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_refusal_names_what_was_named(write, tmp_path):
+def test_the_refusal_names_what_was_named(write, tmp_path, Evil):
     with pytest.raises(UnsafeModelError, match=r"and nothing of it was run: it names \w+\.mkdir"):
         read_pickled_network(write(Evil(tmp_path / "ran")))
 

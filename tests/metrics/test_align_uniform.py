@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pickle
 
@@ -244,9 +245,9 @@ def test_transform_gives_unit_vectors():
 def test_powers_and_widths_are_positive_and_finite(value):
     h = features()
     for name, function in (("alpha", ik.alignment), ("t", ik.uniformity)):
-        for call in (lambda f=function, n=name: f(h, **{n: value}), ik.AlignUniform(**{name: value}).fit):
+        for measure in (functools.partial(function, **{name: value}), ik.AlignUniform(**{name: value}).fit):
             with pytest.raises(ValueError, match=f"^{name} must be positive and finite, not {value}"):
-                call() if call.__name__ == "<lambda>" else call(h)
+                measure(h)
 
 
 @pytest.mark.parametrize("block_size", [0, -5])
