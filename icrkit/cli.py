@@ -15,6 +15,7 @@ import click
 
 from icrkit import __version__
 from icrkit import io as cube_io
+from icrkit._surface import option_names, results_alone, shell_words
 from icrkit.exceptions import CubeFormatError, CubeIncompleteError
 
 __all__ = ["main"]
@@ -46,7 +47,12 @@ class _Icrkit(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+
+            def show_warning(message: Any, *_: Any, **__: Any) -> None:
+                words = shell_words(" ".join(str(message).split()), self._names(ctx))
+                click.echo(f"icrkit: warning: {words}", err=True)
+
+            warnings.showwarning = show_warning
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="replace")  # a terminal without sigma still gets its table
             try:
@@ -64,18 +70,21 @@ class _Icrkit(click.Group):
             except (ValueError, OSError, ImportError) as error:
                 if ctx.params["debug"]:
                     raise
-                raise _BadData(_one_line(error)) from error
+                raise _BadData(shell_words(_one_line(error), self._names(ctx))) from error
             return result
+
+    def _names(self, ctx: click.Context) -> dict[str, str]:
+        """What the parameters in messages are called in the command that is run."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        if command is None:
+            return {}
+        return option_names(command) | getattr(command, "python_names", {})
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    click.echo(f"icrkit: warning: {' '.join(str(message).split())}", err=True)
 
 
 @click.group(cls=_Icrkit, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,7 +117,8 @@ def demo(train: bool, out: str | None, quiet: bool, as_json: bool) -> None:
         return
     from icrkit.demo import run_demo
 
-    result = run_demo(out or "icrkit-demo", progress=not quiet)
+    with results_alone():
+        result = run_demo(out or "icrkit-demo", progress=not quiet)
     if as_json:
         click.echo(result.sweep.to_json())
         return
@@ -120,7 +130,8 @@ def _training_demo(out: str | None, quiet: bool, as_json: bool) -> None:
     from icrkit.demo_training import run_training_demo
 
     try:
-        result = run_training_demo(out or "icrkit-demo-train", progress=not quiet)
+        with results_alone():
+            result = run_training_demo(out or "icrkit-demo-train", progress=not quiet)
     except KeyboardInterrupt:
         # Unlike the other demo it begins anew.
         click.echo("\nicrkit: interrupted", err=True)
@@ -266,7 +277,7 @@ def course(
     from icrkit.report import Course, write_report
 
     _check_targets({plot: _FIGURES, expansion: _FIGURES, report: _PAGES})
-    result = Course.of(_checkpoints(paths), progress=not quiet and sys.stderr.isatty(), **options)
+    result = Course.of(_checkpoints(paths), progress=not quiet, **options)
     if plot is not None:
         result.save_figure(plot)
     if expansion is not None:
@@ -504,7 +515,7 @@ def _table(
         layers=layer or None,
         sigmas=sigma or None,
         drop_constant=drop_constant,
-        progress=not quiet and sys.stderr.isatty(),
+        progress=not quiet,
     )
 
 

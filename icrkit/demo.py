@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from icrkit._progress import progress_bar
 from icrkit.cube import Cube
 from icrkit.datasets import data_path, load_fashion_images
 from icrkit.exceptions import CubeFormatError, MissingDependencyError
@@ -159,7 +159,7 @@ def few_label_accuracy(
     train, test = (np.flatnonzero(np.char.startswith(ids, split)) for split in ("train-", "test-"))
     shape = (len(cube.layers), len(cube.sigmas))
     mean, error = np.empty(shape), np.empty(shape)
-    with tqdm(total=mean.size, desc="probe", unit="level", disable=not progress) as bar:
+    with progress_bar(progress, mean.size, "probe", "level") as bar:
         for place in np.ndindex(shape):
             level = cube.select(layer=cube.layers[place[0]], sigma=cube.sigmas[place[1]])
             mean[place], error[place] = few_label_probe(

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from icrkit._progress import progress_bar
 from icrkit.cube import Cube
 from icrkit.exceptions import MissingDependencyError
 from icrkit.metrics import NearestRatio
@@ -228,7 +228,7 @@ def train_digits(
         )
 
     net = seeded_unet(resolution=shape[-1], width=_WIDTH, seed=seed)
-    with one_thread(), tqdm(total=steps[-1], desc="train", unit="step", disable=not progress) as bar:
+    with one_thread(), progress_bar(progress, steps[-1], "train", "step") as bar:
 
         def after(step: int, ema: Any, loss: float) -> None:
             since.append(loss)

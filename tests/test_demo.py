@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def test_numbers_follow_the_weights(result: DemoResult, changed_model: Path, tmp
     assert changed.attrs["model_sha256"] != result.sweep.attrs["model_sha256"]
 
 
-def test_a_second_run_uses_the_cube(result: DemoResult, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_uses_the_cube(
+    result: DemoResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     folder = result.files["cube"].parent
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     parts = {path: path.stat().st_mtime_ns for path in result.files["cube"].glob("part-*")}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from icrkit._progress import progress_bar
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeIncompleteError
 from icrkit.io import CubeWriter, open_cube
@@ -29,8 +29,8 @@ _BLOCK_FORWARDS = 20_000
 _MOMENTS_BYTES = 128 << 20
 
 
-def _bar(job: Job, n: int, done: int, progress: bool) -> tqdm:
-    return tqdm(total=n * job.per_image, initial=done * job.per_image, desc="extract", unit="img", disable=not progress)
+def _bar(job: Job, n: int, done: int, progress: bool) -> Any:
+    return progress_bar(progress, n * job.per_image, "extract", "img", initial=done * job.per_image)
 
 
 def _alphas(job: Job) -> list[float] | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from icrkit.exceptions import NonFiniteError
 from icrkit_extractors._streams import normals
@@ -231,7 +230,7 @@ class Job:
         return features
 
     def blocks(
-        self, batches: Iterable[slice], widths: Mapping[str, int], bar: tqdm
+        self, batches: Iterable[slice], widths: Mapping[str, int], bar: Any
     ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """Rows and features (image, view, sigma, feature) of each batch, by layer."""
         block: dict[str, np.ndarray] = {}

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from tqdm import tqdm
 
 from icrkit._features import Features, as_features
+from icrkit._progress import progress_bar
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
@@ -124,7 +124,7 @@ def compare(
     levels: list[_Measured] = []
     remarks: dict[tuple[str, str], list[str]] = {}
     n_fits = len({metric.make for metric in chosen})
-    with tqdm(total=len(places) * n_fits, desc="compare", unit="fit", disable=not progress) as bar:
+    with progress_bar(progress, len(places) * n_fits, "compare", "fit") as bar:
         for where, facts, features in places:
             level = _Level(features, labels_of[facts["cube"]], chosen, drop_constant)
             measured = _measure(level, chosen, bar.update)

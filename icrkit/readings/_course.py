@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
+from icrkit._progress import progress_bar
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._decomposition import traces, without_constant
@@ -689,7 +689,7 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         read = _Reader(self)
         total = len(X) if isinstance(X, Sized) else None
         # A bar around the loop would hold the last checkpoint while the next one is made.
-        with tqdm(desc="course", unit="checkpoint", total=total, disable=not progress) as bar:
+        with progress_bar(progress, total, "course", "checkpoint") as bar:
             for step, checkpoint in _checkpoints(X):
                 read.checkpoint(step, checkpoint)
                 del checkpoint

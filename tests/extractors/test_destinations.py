@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,10 @@ def test_a_block_is_bounded_in_work_as_in_bytes(images, tmp_path, monkeypatch, g
     assert [p.name for p in sorted((tmp_path / "a.cube").glob("part-*"))] == [f"part-0000{k}.h5" for k in range(3)]
 
 
-def test_progress_goes_to_standard_error(images, capfd, go, Pixels):
+def test_progress_goes_to_standard_error(images, capfd, monkeypatch, go, Pixels):
+    go(Pixels(), images, progress=True)
+    assert capfd.readouterr() == ("", "")  # a log is not a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     go(Pixels(), images, progress=True)
     out, err = capfd.readouterr()
     assert out == "" and "extract: 100%" in err and "240/240" in err and "img/s" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import weakref
 from typing import Any
 
@@ -464,7 +465,8 @@ def test_parameters_are_stored_and_cloned(cubes):
     assert (narrow["icr_high"] < wide["icr_high"]).all()
 
 
-def test_progress_goes_to_standard_error(cubes, capsys):
+def test_progress_goes_to_standard_error(cubes, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     TrainingCourse().fit(dict(list(cubes.items())[:3]), progress=True)
     assert "course" in capsys.readouterr().err
 
