@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
+from icrkit_extractors._onnx_functions import check_functions
 from icrkit_extractors._onnx_graph import Graph, Shape, cut, without_weights
 from icrkit_extractors._pool import Pool
 
@@ -250,7 +251,8 @@ class OnnxSource:
         If there is no file at ``path``, or a file with the model's values is missing beside it.
     UnsafeModelError
         If the file is empty, truncated or not ONNX, points out of its folder or to what is no regular file, declares
-        shapes that its values do not have, or holds operators that onnxruntime does not know.
+        shapes that its values do not have, has functions that call each other without end, or holds operators that
+        onnxruntime does not know.
     ValueError
         If a layer, pool or provider is not one of those there are (the message has the nearest), or if a module does
         not stand for one tensor: several leave it, or the file does not show where it ended. The message lists the
@@ -296,6 +298,7 @@ class OnnxSource:
         self._version = str(runtime.__version__)
         data = _read_model(self.path)
         model = _parsed(onnx, data, self.path)
+        check_functions(model, self.path)
         files = _check_tensors(onnx, model, self.path)
         digest = hashlib.sha256(data)
         for name in sorted(files):
