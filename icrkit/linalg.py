@@ -1,4 +1,4 @@
-"""Symmetric positive definite matrices: factor once, then whiten, trace, or ask how singular.
+"""Symmetric positive definite matrices: factor once, then whiten, trace, or ask how singular; roots of functions.
 
 Nothing here knows about images or views. LAPACK is called by name where that saves a copy or half the work;
 the lower triangle is the one that counts.
@@ -6,9 +6,12 @@ the lower triangle is the one that counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
+from scipy.optimize import brentq
 
 __all__ = [
     "SpdFactor",
@@ -16,6 +19,7 @@ __all__ = [
     "eigenvalues",
     "eigenvalues_with_outer",
     "generalized_eigh",
+    "increasing_root",
     "subtract_outer",
     "symmetric_from_lower",
 ]
@@ -149,7 +153,9 @@ def generalized_eigh(
     keep = None if n_components is None or n_components >= d else (d - n_components, d - 1)
     values, vectors = eigh(matrix, metric, subset_by_index=keep, check_finite=False)
     values, vectors = values[::-1].copy(), np.ascontiguousarray(vectors[:, ::-1])
-    largest = np.abs(vectors).argmax(axis=0)
+    # The first of those entries that are as large but for rounding: two that tie must not decide by it.
+    sizes = np.abs(vectors)
+    largest = (sizes >= (1 - 1e-6) * sizes.max(axis=0)).argmax(axis=0)
     vectors *= np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
     return values, vectors
 
@@ -260,3 +266,17 @@ def subtract_outer(matrix: NDArray[np.floating], vectors: NDArray[np.float64], w
     """matrix - weight * sum_j v_j v_j^T, on the lower triangle of a Fortran-ordered matrix, in place."""
     update = blas.ssyrk if matrix.dtype == np.float32 else blas.dsyrk
     return np.asarray(update(-weight, np.atleast_2d(vectors).T, beta=1.0, c=matrix, lower=1, overwrite_c=1))
+
+
+def increasing_root(function: Callable[[float], float], low: float, high: float, *, tolerance: float = 2e-12) -> float:
+    """Root of an increasing function between two bounds; the bound that is nearest to it where it lies beyond.
+
+    Whether a root that lies at a bound is bracketed hangs on rounding, and is of no importance.
+    """
+    ends = {low: function(low), high: function(high)}
+    if ends[low] >= 0:
+        return low
+    if ends[high] <= 0:
+        return high
+    # The signs seen above hold: another evaluation may round otherwise.
+    return float(brentq(lambda x: ends[x] if x in ends else function(x), low, high, xtol=tolerance))

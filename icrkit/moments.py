@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icrkit.exceptions import CubeFormatError, NotEnoughDataError
+from icrkit._features import as_features
+from icrkit._variation import Variation, merge, nothing_varies, reduce, stack_variations, variation_of
+from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
 
 __all__ = ["Moments", "fold_of_images", "helmert"]
@@ -27,6 +29,8 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 # products may cost. Beyond the first, dtype="auto" reads the features again in float64; beyond the second, no digit of
 # a result can be trusted.
 MAX_ERROR = {"float32": 1e-4, "float64": 1e-3}
+
+_LOST = 1e3  # units of roundoff of the whole below which nothing is left of it by a subtraction
 
 
 def helmert(n_views: int) -> NDArray[np.float64]:
@@ -99,12 +103,19 @@ class Moments:
         Precision in which the products were formed; the sums are float64 in any case.
     cancellation : float
         How much centring magnified the rounding of the products: sums about the provisional mean over sums about the
-        mean, the largest over features; 1 where the provisional mean was right.
+        mean, the largest over features; 1 where the provisional mean was right. Subtraction magnifies it in the same
+        way.
+    variation : dict of str to ndarray
+        Which features vary, found by comparing the features and not from a scatter: "example" (*lead, n_views,
+        n_features), one of the images; "varies" (*lead, n_features), whether another image differs from it; and
+        "views_vary" (*lead, n_features), whether its differences between views do. What does not vary has exactly no
+        scatter. Empty where it is not known, as in files of older versions.
 
     Notes
     -----
     Laws (tested): ``a + b == b + a``; ``(a + b) + c == a + (b + c)``; ``a + empty == a``; ``(a + b) - b == a``, up to
-    rounding. `+` and `-` act on each element of the leading axes.
+    rounding. `+` and `-` act on each element of the leading axes. What a subtraction leaves of a feature within the
+    rounding of what it was taken from is zero, and the feature counts as constant.
 
     References
     ----------
@@ -138,6 +149,7 @@ class Moments:
     views_ordered: bool = True
     products: str = "float64"
     cancellation: float = 1.0
+    variation: Variation = dataclasses.field(default_factory=dict)
 
     # ---- construction -------------------------------------------------------------------------------------------
 
@@ -153,6 +165,7 @@ class Moments:
             np.zeros(square),
             dims=("fold",) if n_folds else (),
             views_ordered=views_ordered,
+            variation=nothing_varies(lead, n_views, n_features),
         )
 
     @classmethod
@@ -160,13 +173,28 @@ class Moments:
         """Moments of features held in memory, (n_images, n_views, n_features), by two float64 passes.
 
         The plain definition, for small blocks and as the reference; :meth:`from_cube` is the fast way.
+
+        Raises
+        ------
+        NonFiniteError
+            With image, view and feature of the first NaN or infinity, and their count; or squares that overflow.
         """
-        h = np.asarray(block, dtype=np.float64)
-        mean = h.mean(axis=0)
-        image_mean = h.mean(axis=1)
-        t = image_mean - mean.mean(axis=0)
-        e = (h - image_mean[:, None] - mean + mean.mean(axis=0)).reshape(-1, h.shape[2])
-        return cls(np.int64(len(h)) * np.ones((), np.int64), mean, t.T @ t, e.T @ e, views_ordered=views_ordered)
+        features = as_features(block, min_views=1, min_images=0)
+        h = features.read().astype(np.float64)
+        if not np.isfinite(h).all():
+            features.raise_non_finite()
+        if not len(h):
+            return cls.empty(*h.shape[1:], views_ordered=views_ordered)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+            mean = h.mean(axis=0)
+            h -= mean
+            rest = h.mean(axis=0)  # far from the origin the mean itself is rounded
+            h -= rest
+            t = h.mean(axis=1)
+            e = (h - t[:, None]).reshape(-1, h.shape[2])
+            found = variation_of(features.read())
+            made = cls(np.array(len(h)), mean + rest, t.T @ t, e.T @ e, views_ordered=views_ordered, variation=found)
+        return made.settled().refused_if_not_finite()
 
     @classmethod
     def from_cube(
@@ -270,8 +298,75 @@ class Moments:
             views_ordered=self.views_ordered and other.views_ordered,
             products=min(self.products, other.products),  # "float32" < "float64": the coarser one
             cancellation=max(self.cancellation, other.cancellation),
+            variation=merge(self.variation, self.n_images, other.variation, other.n_images),
         )
-        return merged._cleared(n == 0)
+        rounding = merged._rounding_of_means(np.abs(weight) * np.abs(part) for part in (grand, contrasts))
+        merged = merged._magnified(rounding) if sign > 0 else merged._remainder_of(self, rounding)
+        return merged.settled()._cleared(n == 0).refused_if_not_finite()
+
+    def _rounding_of_means(self, moved: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """What rounding the means costs both scatters, (2, *lead, d), in units of the products' roundoff.
+
+        Means are moved together in a merge, and far from the origin a mean is right to its own last digit only: a
+        difference of means is that much off. ``moved`` are the differences, weighted as they enter the scatters.
+        """
+        size = np.abs(self.mean).max(axis=-2) * (2 * UNIT_ROUNDOFF["float64"] / UNIT_ROUNDOFF[self.products])
+        return np.stack([part.sum(axis=-2) * size for part in moved])
+
+    def _magnified(self, rounding: NDArray[np.float64]) -> Moments:
+        """These moments, with so much more rounding in the diagonals of their scatters."""
+        kept = np.stack([_diagonal(self.between), _diagonal(self.within)])
+        more = np.divide(rounding, kept, out=np.zeros_like(kept), where=kept > 0).max(initial=0.0)
+        return dataclasses.replace(self, cancellation=self.cancellation + float(more))
+
+    def _remainder_of(self, whole: Moments, rounding: NDArray[np.float64]) -> Moments:
+        """These moments, left of ``whole`` by a subtraction, without what is within its rounding."""
+        left, before = (np.stack([_diagonal(m.between), _diagonal(m.within)]) for m in (self, whole))
+        before = before + rounding
+        nothing = left <= _LOST * UNIT_ROUNDOFF[self.products] * before
+        held = self.n_images[..., None] > 0
+        ratio = np.divide(before, left, out=np.ones_like(before), where=~nothing & held)
+        variation = whole.variation
+        if variation:
+            gone, first = np.asarray(nothing.all(axis=0)), self.mean[..., :1, :]
+            same = np.abs(self.mean - first) <= _LOST * UNIT_ROUNDOFF[self.products] * np.abs(first)
+            variation = {
+                "example": np.where(gone[..., None, :], np.where(same, first, self.mean), variation["example"]),
+                "varies": variation["varies"] & ~gone,
+                "views_vary": variation["views_vary"] & ~nothing[1],
+            }
+        return dataclasses.replace(
+            self, cancellation=self.cancellation * float(ratio.max(initial=1.0)), variation=variation
+        )
+
+    def settled(self) -> Self:
+        """These moments, with the exact value for mean and exact zeros for the scatter of what does not vary."""
+        if self.variation:
+            lead = self.n_images.shape
+            never, alike = (~self.variation[name] for name in ("varies", "views_vary"))
+            np.copyto(self.mean, self.variation["example"], where=never[..., None, :])
+            for scatter, without in ((self.between, never), (self.within, alike)):
+                for k in np.ndindex(lead):
+                    if (index := np.flatnonzero(without[k])).size:
+                        scatter[k][index] = scatter[k][:, index] = 0.0
+        return self
+
+    def refused_if_not_finite(self) -> Self:
+        """These moments, having refused NaN and infinity."""
+        bad = ~np.isfinite(self.mean)
+        if bad.any():
+            *_, view, feature = np.argwhere(bad)[0].tolist()
+            raise NonFiniteError(
+                f"{int(bad.sum())} of {bad.size} means in these Moments are NaN or inf; the first is that of view "
+                f"{view}, feature {feature}. Make the Moments again, from features without them."
+            )
+        bad = ~(np.isfinite(_diagonal(self.between)) & np.isfinite(_diagonal(self.within)))
+        if bad.any():
+            raise NonFiniteError(
+                f"the squares of {int(bad.any(axis=tuple(range(bad.ndim - 1))).sum())} of {self.n_features} features "
+                f"overflow (the first is feature {int(np.argwhere(bad)[0][-1])}); scale the features down"
+            )
+        return self
 
     def _cleared(self, where: NDArray[np.bool_]) -> Moments:
         """Exact zeros where no image is left: rounding would stay behind."""
@@ -296,7 +391,9 @@ class Moments:
 
     def _split(self, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean over views (*lead, 1, d) and Helmert contrasts (*lead, V - 1, d) of per-view means."""
-        return mean.mean(axis=-2, keepdims=True), helmert(self.n_views) @ mean
+        # From the first view: where views agree to the last bit, contrasts are exact zeros.
+        first = mean[..., :1, :]
+        return first + (mean - first).mean(axis=-2, keepdims=True), helmert(self.n_views) @ (mean - first)
 
     def sum(self, dim: str = "fold") -> Moments:
         """Merge along a leading axis (the same as adding its elements one by one)."""
@@ -311,7 +408,7 @@ class Moments:
         shifted = np.where(weight > 0, self.mean - origin, 0.0)
         mean = np.squeeze(origin, axis) + (weight * shifted).sum(axis=axis) / total
         grand, contrasts = self._split(self.mean - np.expand_dims(mean, axis))
-        return dataclasses.replace(
+        merged = dataclasses.replace(
             self,
             n_images=n,
             mean=mean,
@@ -319,7 +416,10 @@ class Moments:
             within=self.within.sum(axis=axis) + _outer(contrasts * np.sqrt(weight), axis),
             dims=tuple(name for name in self.dims if name != dim),
             coords={name: value for name, value in self.coords.items() if name != dim},
-        )
+            variation=reduce(self.variation, self.n_images, axis),
+        ).settled()
+        moved = ((np.abs(part) * weight).sum(axis=axis) for part in (grand, contrasts))
+        return merged._magnified(merged._rounding_of_means(moved))
 
     def select(self, **indices: int | list[int] | NDArray[Any]) -> Moments:
         """Elements along leading axes, by position: ``m.select(fold=3)``; a list or array keeps the axis."""
@@ -340,6 +440,7 @@ class Moments:
                 within=result.within[at],
                 dims=dims,
                 coords=coords,
+                variation={key: np.array(value[at]) for key, value in result.variation.items()},
             )
         return result
 
@@ -351,6 +452,7 @@ class Moments:
             mean=self.mean[..., index],
             between=self.between[..., index[:, None], index],
             within=self.within[..., index[:, None], index],
+            variation={key: value[..., index] for key, value in self.variation.items()},
         )
 
     def usable_folds(self, min_images: int = 2) -> Moments:
@@ -394,6 +496,7 @@ class Moments:
             views_ordered=all(p.views_ordered for p in parts),
             products=min(p.products for p in parts),
             cancellation=max(p.cancellation for p in parts),
+            variation=stack_variations([p.variation for p in parts]),
         )
 
     def _axis(self, dim: str) -> int:
@@ -462,6 +565,10 @@ class Moments:
 
         moments: Self = read_moments(cls, path)
         return moments
+
+
+def _diagonal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.diagonal(matrix, axis1=-2, axis2=-1))
 
 
 def _outer(rows: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from icrkit.linalg import (
     eigenvalues,
     eigenvalues_with_outer,
     generalized_eigh,
+    increasing_root,
     subtract_outer,
     symmetric_from_lower,
 )
@@ -216,3 +217,23 @@ def test_a_consumed_factor_says_so():
     with pytest.raises(RuntimeError, match="consumed"):
         _ = factor.lower
     assert factor.traces(spd(4)) == pytest.approx([4.0], rel=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(root=st.floats(-1, 2), noise=st.sampled_from([0.0, 1e-16, -1e-16]))
+def test_an_increasing_root_is_found_or_the_nearest_bound(root, noise):
+    found = increasing_root(lambda x: x**3 - root**3 + noise, 0.0, 1.0)
+    assert found == pytest.approx(min(max(root, 0.0), 1.0), abs=1e-5)
+
+
+def test_a_root_at_a_bound_does_not_hang_on_rounding():
+    calls = iter([-1e-17, 1.0])
+    # Another sign at the second evaluation of the same point, as another path of the same sum may give.
+    assert increasing_root(lambda x: next(calls, 1e-17 if x == 0 else x), 0.0, 1.0) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("rounding", [-1e-15, 0.0, 1e-15])
+def test_the_sign_of_a_vector_does_not_hang_on_a_tie(rounding):
+    matrix = np.array([[2.0, -1.0 + rounding], [-1.0 + rounding, 2.0 + rounding]])
+    _, vectors = generalized_eigh(matrix, np.eye(2))
+    np.testing.assert_allclose(vectors[:, 0], np.array([1, -1]) / np.sqrt(2), atol=1e-10)

@@ -62,14 +62,14 @@ def moments_of(
         products = "float64"
         if features.dtype == np.float32:
             moments = make(features, folds, n_folds, "float32")
-            if _float32_suffices(moments, features):
+            if _float32_suffices(moments):
                 return moments
     moments = make(features, folds, n_folds, products)
     _refuse_overflow(moments, features.name)
     return moments
 
 
-def _float32_suffices(moments: Moments, features: Features) -> bool:
+def _float32_suffices(moments: Moments) -> bool:
     """Whether the sums of a pass with float32 products can be trusted, or the features must be read in float64."""
     total = _merged(moments)
     n = max(int(total.n_images), 1)
@@ -78,15 +78,13 @@ def _float32_suffices(moments: Moments, features: Features) -> bool:
     scale, greatest = scatter.diagonal() / n, float(total.between.diagonal().max()) / n
     # Squares near the ends of float32's range lose digits whatever the conditioning; beyond them they are zero, as the
     # scatter of a constant feature is. Constant features are common (dead units), and cost no second pass.
-    zero = scale == 0
-    if not (((zero | (scale > 1e-30)) & (scale < 1e30)).all() and greatest < 1e30):
+    varies = total.variation["varies"]
+    if not ((~varies | ((scale > 1e-30) & (scale < 1e30))).all() and greatest < 1e30):
         return False
-    if zero.any():
-        if not _constant(moments, features)[zero].all():
-            return False
-        if zero.all():
-            return True  # the metric says so
-        total = total.select_features(~zero)
+    if not varies.any():
+        return True  # the metric says so
+    if not varies.all():
+        total = total.select_features(varies)
     if one_view:
         return _spectrum_survives_float32(total)
     if not total.views_ordered:  # the metrics whiten by the residual about the images, whatever the views' own means
@@ -104,18 +102,6 @@ def _spectrum_survives_float32(rows: Moments) -> bool:
         return False
     # What lies below d units of rounding counts as zero: no eigenvalue may come near.
     return UNIT_ROUNDOFF["float32"] * rows.cancellation * condition <= min(MAX_ERROR["float32"], 0.1 / d)
-
-
-def _constant(moments: Moments, features: Features) -> NDArray[np.bool_]:
-    """Features (d,) that have one and the same value in every image, for each view; reads the first block again.
-
-    One that is constant in the first block is shifted by its value there, and its mean is that value to the last bit
-    only if nothing but exact zeros came after (or deviations that cancel exactly, in every fold).
-    """
-    _, block = next(features.blocks())
-    first = block[0]
-    means = moments.mean[moments.n_images > 0]
-    return np.asarray((block == first).all(axis=(0, 1)) & (means == first).all(axis=(0, 1)))
 
 
 def _refuse_overflow(moments: Moments, name: str) -> None:

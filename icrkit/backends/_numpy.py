@@ -7,11 +7,14 @@ depends on the order of the images alone; how the file was cut into blocks enter
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from icrkit._features import Features
+from icrkit._variation import VariationTracker, stack_variations
 from icrkit.linalg import add_lower, subtract_outer, symmetric_from_lower
 from icrkit.moments import Moments, helmert
 
@@ -51,6 +54,12 @@ class _Bin:
         self.n_flushes = 0
         self.promoted = False
         self.finished = False
+        self.tracker = VariationTracker(n_views, len(totals[0]))
+
+    def add(self, block: NDArray[np.floating], index: NDArray[np.int64] | None, writer: _RowWriter) -> None:
+        """Take in images of the block: all, or those at ``index``."""
+        self.tracker.add(block, index)
+        writer.write(block, index, self)
 
     def room(self) -> int:
         return self.capacity - self.filled
@@ -138,7 +147,7 @@ def accumulate(features: Features, folds: NDArray[np.int64] | None, n_folds: int
         bins = [_Bin(total, n_views, space) for total in totals]
         writer.set_shift(next(features.blocks())[1])
         for k, target in enumerate(bins):
-            writer.write(features.read(), np.flatnonzero(folds == k), target)
+            target.add(features.read(), np.flatnonzero(folds == k), writer)
             target.finish()
         return _collect(features, bins, between, within, writer, folded=True)
     bins = [_Bin(total, n_views, _Workspace(n_views, d, dtype)) for total in totals]
@@ -146,13 +155,13 @@ def accumulate(features: Features, folds: NDArray[np.int64] | None, n_folds: int
         if start == 0:
             writer.set_shift(block)
         if folds is None:
-            writer.write(block, None, bins[0])
+            bins[0].add(block, None, writer)
             continue
         block_folds = folds[start : start + len(block)]
         order = np.argsort(block_folds, kind="stable")
         bounds = np.searchsorted(block_folds[order], np.arange(n_folds + 1))
         for k, target in enumerate(bins):
-            writer.write(block, order[bounds[k] : bounds[k + 1]], target)
+            target.add(block, order[bounds[k] : bounds[k + 1]], writer)
     return _collect(features, bins, between, within, writer, folded=folds is not None)
 
 
@@ -234,15 +243,20 @@ def _collect(
         # What centring took away, on the diagonals.
         squares = one.n_images * np.square(rows)
         removed += np.stack([one.scales[0] * squares[0], one.scales[1] * squares[1:].sum(axis=0)])
-    kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])
-    magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 0)
-    return Moments(
+    products = str(bins[0].dtype)
+    made = Moments(
         n_images.reshape(lead),
         mean.reshape(*lead, n_views, d),
         between.reshape(*lead, d, d),
         within.reshape(*lead, d, d),
         dims=("fold",) if folded else (),
         views_ordered=features.views_ordered,
-        products=str(bins[0].dtype),
-        cancellation=1.0 + float(magnified.max()),
-    )
+        products=products,
+        variation=stack_variations([one.tracker.found for one in bins]) if folded else bins[0].tracker.found,
+    ).settled()
+    # Of what does not vary nothing was kept, and nothing was lost.
+    kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])
+    magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 0)
+    # The residual is a difference of views, each rounded: where it is least beside the signal, that is magnified too.
+    signal = np.divide(kept[0], kept[1], out=np.zeros(d), where=kept[1] > 0) * float(np.finfo(products).eps)
+    return dataclasses.replace(made, cancellation=1.0 + float(max(magnified.max(), signal.max())))

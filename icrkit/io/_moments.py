@@ -55,8 +55,8 @@ def read_moments(cls: type[Any], path: str | Path) -> Any:
                     found[field.name] = {key: _read(file, f"{field.name}.{key}", path) for key in value["keys"]}
                 elif field.name in plain:
                     found[field.name] = tuple(value) if isinstance(value, list) else value
-                else:
-                    found[field.name] = _read(file, field.name, path)
+                elif field.name in file or field.default_factory is dataclasses.MISSING:
+                    found[field.name] = _read(file, field.name, path)  # files of older versions lack some
     except FileNotFoundError:
         raise
     except OSError as error:

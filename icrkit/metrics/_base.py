@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from icrkit._features import Features, as_features, check_views, labelled_like
+from icrkit._variation import of_rows
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError, IllConditionedError, NotEnoughDataError
@@ -526,10 +527,15 @@ def row_moments(X: Any, views: str | int, dtype: str = "float64") -> Moments:
     check_views(views, total.n_views)
     per_image = total.n_views if views == "all" else 1
     scatter = per_image * total.between + (total.within_uncentred if views == "all" else 0.0)
-    mean = total.mean.mean(axis=0, keepdims=True)
+    first = total.mean[:1]
     return dataclasses.replace(
-        total, n_images=total.n_images * per_image, mean=mean, between=scatter, within=np.zeros_like(scatter)
-    )
+        total,
+        n_images=total.n_images * per_image,
+        mean=first + (total.mean - first).mean(axis=0, keepdims=True),
+        between=scatter,
+        within=np.zeros_like(scatter),
+        variation=of_rows(total.variation, views),
+    ).settled()
 
 
 def image_labels(X: Any, y: Any, n_images: int) -> NDArray[Any]:

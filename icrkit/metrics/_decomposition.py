@@ -232,8 +232,7 @@ def check_squares(moments: Moments, name: str = "the features", *, each: bool = 
     DegenerateFeaturesError
     """
     spread = moments.between.diagonal() + moments.within_uncentred_diagonal
-    size = np.abs(moments.mean).max(axis=0)
-    small = np.flatnonzero((spread < 1e-290) & ((spread > 0) | ((size > 0) & (size < 1e-130))))
+    small = np.flatnonzero((spread < 1e-290) & ~_never_varies(moments))
     if small.size and (each or spread.max() < 1e-290):
         raise DegenerateFeaturesError(
             f"{small.size} of {moments.n_features} features of {name} are so small that their squares underflow: "
@@ -243,8 +242,19 @@ def check_squares(moments: Moments, name: str = "the features", *, each: bool = 
 
 def constant_features(moments: Moments) -> NDArray[np.int64]:
     """Indices of features that never vary, over images or views."""
+    return np.flatnonzero(_never_varies(moments))
+
+
+def _never_varies(moments: Moments) -> NDArray[np.bool_]:
+    """Which features (d,) never vary, over images or views: from the features themselves where moments know it."""
+    if known := moments.variation:
+        return np.asarray(~known["varies"] & (known["example"] == known["example"][:1]).all(axis=0))
+    # Moments of an older version. Their sums are float64, so that less than its rounding of the mean is no variation;
+    # a feature whose square underflows may be one.
     spread = moments.between.diagonal() + moments.within_uncentred_diagonal
-    return np.flatnonzero(spread <= 0)
+    size = np.abs(moments.mean).max(axis=0)
+    rounding = float(moments.n_images) * moments.n_views * np.square(4 * UNIT_ROUNDOFF["float64"] * size)
+    return np.asarray((spread <= rounding) & ((size == 0) | (size > 1e-130)))
 
 
 def without_constant(moments: Moments) -> Moments:
@@ -298,9 +308,15 @@ def check_residual(moments: Moments, name: str = "the features") -> None:
     # different neighbours would be 1e-14, and is a residual.
     within = moments.within if moments.views_ordered else moments.within_uncentred  # an offset is no residual
     residual, between = within.diagonal(), moments.between.diagonal()
-    none = np.flatnonzero(residual <= 1e-17 * (between + residual))
-    if none.size:
-        refuse_no_residual(none, moments.n_features, name)
+    none = residual <= 1e-17 * (between + residual)
+    if moments.variation:  # where the views of every image are equal, or differ by what they differ by in the first
+        alike = ~moments.variation["views_vary"]
+        if not moments.views_ordered:
+            example = moments.variation["example"]
+            alike = alike & (example == example[:1]).all(axis=0)
+        none = none | alike
+    if none.any():
+        refuse_no_residual(np.flatnonzero(none), moments.n_features, name)
 
 
 def refuse_no_residual(features: NDArray[np.int64], n_features: int, name: str = "the features") -> NoReturn:

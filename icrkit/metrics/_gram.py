@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
 
 from icrkit._features import Features, as_features
+from icrkit._variation import variation_of
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, symmetric_from_lower
 from icrkit.metrics._crossfit import Crossfit, FoldTraces
@@ -36,6 +37,7 @@ from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments, fold_of_images, he
 __all__ = ["Gram", "GramResidual", "fisher_eigenvalues", "gram_crossfit", "gram_matrix", "held_out_gram_snr"]
 
 Images = NDArray[np.int64]
+_Degenerate = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 _CHUNK_BYTES = 32 << 20  # of rows prepared at a time...
 _CHUNK_LEAST = 1024  # ... and as many features as keep BLAS, rather than the adding up, at work
@@ -203,9 +205,10 @@ def gram_matrix(
     n, v, d = features.shape
     total = np.zeros((n * v + v - 1,) * 2)
     constant, no_residual = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
-    for start, rows, scale in _row_chunks(features, products, _chunk(features, products) if chunk is None else chunk):
+    chunk = _chunk(features, products) if chunk is None else chunk
+    for start, rows, scale, degenerate in _row_chunks(features, products, chunk):
         here = slice(start, start + rows.shape[1])
-        constant[here], no_residual[here] = _degenerate(rows, n, v, features.views_ordered)
+        constant[here], no_residual[here] = degenerate
         _add_product(total, rows, rows, scale * scale, lower=True)
     _refuse_overflow(total.diagonal(), features)
     if total.diagonal().max() < 1e-290 and not constant.all():
@@ -234,8 +237,8 @@ def _chunk(features: Features, products: str) -> int:
 
 def _row_chunks(
     features: Features, products: str, chunk: int, dropped: Images | None = None
-) -> Iterator[tuple[int, NDArray[np.floating], float]]:
-    """(first feature, rows, scale) over all features: rows times scale are those of which `Gram` has the products.
+) -> Iterator[tuple[int, NDArray[np.floating], float, _Degenerate]]:
+    """(first feature, rows, scale, degenerate) over all features: `Gram` has the products of rows times scale.
 
     The columns of ``dropped`` features are zero.
     """
@@ -243,24 +246,22 @@ def _row_chunks(
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     lengths = _lengths(features, chunk) if features.normalize == "l2" else None
     for start, block in _columns(features, chunk):
-        rows, exponent = _image_rows(block, lengths, products)
+        rows, exponent, degenerate = _image_rows(block, lengths, products, features.views_ordered)
         _refuse_overflow(rows, features)
         if dropped is not None:
             rows[:, dropped[(dropped >= start) & (dropped < start + rows.shape[1])] - start] = 0.0
-        yield start, rows, 2.0**exponent
+        yield start, rows, 2.0**exponent, degenerate
 
 
 @np.errstate(invalid="ignore", over="ignore")  # NaN and infinity are looked for in what comes out
 def _image_rows(
-    block: NDArray[np.floating], lengths: NDArray[np.floating] | None, products: str
-) -> tuple[NDArray[np.floating], int]:
+    block: NDArray[np.floating], lengths: NDArray[np.floating] | None, products: str, views_ordered: bool
+) -> tuple[NDArray[np.floating], int, _Degenerate]:
     """Rows (N V + V - 1, d), scaled by a power of two so that float32 products stay in range, and its exponent."""
     n, v, d = block.shape
     if lengths is not None:
         block = block / lengths
-    # A feature that is constant is shifted by its value, and comes out as exact zeros.
-    constant = (block == block[:1]).all(axis=0)
-    shift = np.where(constant, block[0], block.mean(axis=0, dtype=np.float64)).astype(block.dtype)
+    shift = block.mean(axis=0, dtype=np.float64).astype(block.dtype)
     shifted = np.subtract(block, shift, dtype=np.result_type(block.dtype, products))
     rows = np.empty((n * v + v - 1, d), shifted.dtype)
     np.einsum("nvd->nd", shifted, out=rows[:n])
@@ -268,11 +269,12 @@ def _image_rows(
     contrasts = helmert(v)
     for c, contrast in enumerate(contrasts.astype(shifted.dtype), start=1):
         np.einsum("v,nvd->nd", contrast, shifted, out=rows[c * n : (c + 1) * n])
-    rows[n * v :] = contrasts @ shift
+    rows[n * v :] = contrasts @ (shift - shift[0])
+    degenerate = _degenerate(block, rows, views_ordered)
     peak = max(float(rows.max()), -float(rows.min()))
     exponent = int(np.frexp(peak)[1])
     np.ldexp(rows, -exponent, out=rows)
-    return rows.astype(products, copy=False), exponent
+    return rows.astype(products, copy=False), exponent, degenerate
 
 
 def _columns(features: Features, chunk: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
@@ -296,13 +298,22 @@ def _lengths(features: Features, chunk: int) -> NDArray[np.floating]:
     return np.asarray(np.sqrt(squares)[:, :, None].astype(features.dtype))
 
 
-def _degenerate(
-    rows: NDArray[np.floating], n: int, v: int, views_ordered: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which features of a chunk never vary, and which vary without any residual: by the rule for moments."""
-    parts = np.split(rows, [n, n * v])
-    between, within, offset = (np.einsum("nd,nd->d", part, part, dtype=np.float64) for part in parts)
-    constant = between + within + offset == 0
+def _degenerate(block: NDArray[np.floating], rows: NDArray[np.floating], views_ordered: bool) -> _Degenerate:
+    """Features (d,) of a chunk that never vary, and that vary without any residual: by the rule for moments.
+
+    Decided from the features; of such ones the rows become exact zeros.
+    """
+    n, v, _ = block.shape
+    found = variation_of(block)
+    agree = (found["example"] == found["example"][:1]).all(axis=0)
+    means, contrasts, offsets = np.split(rows, [n, n * v])
+    means[:, ~found["varies"]] = 0.0
+    contrasts[:, ~found["views_vary"]] = 0.0
+    constant = ~found["varies"] & agree
+    offsets[:, ~found["views_vary"] & agree] = 0.0
+    between, within, offset = (
+        np.einsum("nd,nd->d", part, part, dtype=np.float64) for part in (means, contrasts, offsets)
+    )
     residual = within if views_ordered else within + n * offset
     return constant, ~constant & (residual <= 1e-17 * (between + residual))
 
@@ -594,7 +605,7 @@ def held_out_gram_snr(
     own, cross = np.zeros((n_rows, n_rows)), np.zeros((n_rows, n_columns))
     chunk = min(_chunk(held_out, products), _chunk(fitted, products))
     chunks = (_row_chunks(features, products, chunk, dropped) for features in (held_out, fitted))
-    for (_, a, scale), (_, b, other_scale) in zip(*chunks, strict=True):
+    for (_, a, scale, _), (_, b, other_scale, _) in zip(*chunks, strict=True):
         _add_product(own, a, a, scale * scale)
         _add_product(cross, a, b, scale * other_scale)
     for total, features in ((own, held_out), (cross, fitted)):

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import brentq
 from scipy.special import digamma
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit.exceptions import IllConditionedError, NotEnoughDataError
-from icrkit.linalg import SpdFactor, generalized_eigh
+from icrkit.linalg import SpdFactor, generalized_eigh, increasing_root
 from icrkit.metrics._base import MomentsEstimator
 from icrkit.metrics._crossfit import fold_traces, held_out_trace, jackknife_error
 from icrkit.metrics._decomposition import (
@@ -331,12 +330,12 @@ def log_determinant_bias(ratio: float | None, inflation: float, share: Vector) -
 
     if ratio is None or ratio >= limit or excess_of_gaussian(ratio) >= 0:
         # The held-out mean of a convex function is 1 at least.
-        return _wide_wishart_bias(float(brentq(excess_of_gaussian, 0.0, limit)) if inflation > 1 else 0.0)
+        return _wide_wishart_bias(increasing_root(excess_of_gaussian, 0.0, limit))
 
-    def shortfall(spread: float) -> float:
-        return inflation - float(share @ (_leverage_root(ratio / rest, spread) * rest)) / ratio
+    def excess(spread: float) -> float:
+        return float(share @ (_leverage_root(ratio / rest, spread) * rest)) / ratio - inflation
 
-    spread = _WIDEST if shortfall(_WIDEST) > 0 else float(brentq(shortfall, 0.0, _WIDEST, xtol=1e-10))
+    spread = increasing_root(excess, 0.0, _WIDEST, tolerance=1e-10)
     (u,) = _leverage_root(np.array([ratio]), spread)
     return float(np.log1p(_scales(spread) * u) @ _WEIGHTS / ratio - np.log(u / ratio) - 1)
 
