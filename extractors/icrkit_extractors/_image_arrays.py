@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,17 @@ from icrkit.io._foreign import probe
 from icrkit.io._memory import free_bytes, words
 from icrkit.io._parts import plain_dataset
 from icrkit_extractors._image_form import CHANNELS, Form, checked_dtype
-from icrkit_extractors._image_set import ImageSet, Rows, checked_labels
+from icrkit_extractors._image_labels import class_labels
+from icrkit_extractors._image_rows import ArrayFile
+from icrkit_extractors._image_set import ImageSet, Rows
 
 __all__ = [
     "from_array",
     "from_members",
     "hdf5_members",
-    "idx_bytes",
     "idx_labels",
     "npz_members",
+    "open_idx",
     "open_npy",
     "zarr_members",
 ]
@@ -38,16 +41,37 @@ __all__ = [
 # Deflate cannot do better than this.
 _MOST_DEFLATED = 1032
 _MOST_CHUNK = 512 << 20
+# Chunks that are kept unpacked: rows in another order than the file's come back to them.
+_CHUNK_CACHE = 64 << 20
 # deflate, shuffle, fletcher32 and LZF, which h5py brings along: any other would load a plugin.
 _HDF5_FILTERS = (1, 2, 3, 32000)
 
 
-class _Member(NamedTuple):
-    """An array of a file, not read yet."""
+class Member(NamedTuple):
+    """An array of a file, not read yet; or categories, which can be labels only."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[], Any]
+    what: str = ""  # where it is no plain array
+
+    @property
+    def is_array(self) -> bool:
+        return not self.what
+
+    def __str__(self) -> str:
+        return self.what or f"{self.shape} {self.dtype}"
+
+    def load_labels(self) -> Any:
+        """All values, text as text."""
+        array = self.load()
+        if not isinstance(array, h5py.Dataset):
+            return array if isinstance(array, list | np.ma.MaskedArray) else array[:]
+        names = h5py.check_enum_dtype(array.dtype)
+        if names is not None and array.dtype != bool:
+            by_value = {value: name for name, value in names.items()}
+            return [by_value.get(value) for value in array[:].ravel().tolist()]
+        return array[:]
 
 
 def _layout(shape: tuple[int, ...], layout: str | None) -> str:
@@ -72,7 +96,7 @@ def _layout(shape: tuple[int, ...], layout: str | None) -> str:
     return "nchw" if first else "nhwc"
 
 
-def _looks_like_images(member: _Member) -> bool:
+def _looks_like_images(member: Member) -> bool:
     try:
         checked_dtype(member.dtype)
         _layout(member.shape, None)
@@ -81,9 +105,9 @@ def _looks_like_images(member: _Member) -> bool:
     return True
 
 
-def _chosen(members: Mapping[str, _Member], key: str | None, path: Path) -> str:
+def _chosen(members: Mapping[str, Member], key: str | None, path: Path) -> str:
     """Name of the array of images."""
-    listed = ", ".join(f"{name} {member.shape} {member.dtype}" for name, member in members.items()) or "no array"
+    listed = ", ".join(f"{name} {member}" for name, member in members.items()) or "no array"
     if key is not None:
         if key in members:
             return key
@@ -106,24 +130,37 @@ def _label_names(name: str) -> list[str]:
     return [other for other in dict.fromkeys(swapped) if other != name]
 
 
-def _are_labels(member: _Member, n: int) -> bool:
-    return member.shape in ((n,), (n, 1)) and member.dtype.kind in "iuU"
+@dataclass(frozen=True)
+class _Reader:
+    """Images of an array by rows."""
+
+    array: ArrayFile
+    order: str
+    form: Form
+    where: str
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        one = len(rows) == 1
+        named = f"{self.where}, image {rows[0]}" if one else f"{self.where}, images {rows.min()} to {rows.max()}"
+        try:
+            block = self.array.rows(rows)
+        except CubeCorruptError:
+            raise
+        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+            raise CubeCorruptError(f"{named} cannot be read: {error}") from error
+        if self.order == "nhw":
+            block = block[..., None]
+        elif self.order == "nchw":
+            block = np.moveaxis(block, 1, -1)
+        try:
+            return self.form(block)
+        except ValueError as error:
+            raise ValueError(f"{named}: {error}") from error
 
 
-def _rows_of(array: Any, rows: Rows) -> np.ndarray:
-    first, last = int(rows[0]), int(rows[-1])
-    if last - first == len(rows) - 1 and bool(np.all(np.diff(rows) == 1)):
-        return np.asarray(array[first : last + 1])
-    if isinstance(array, np.ndarray):
-        return np.asarray(array[rows])
-    # HDF5 takes ascending rows only.
-    unique, back = np.unique(rows, return_inverse=True)
-    return np.asarray(getattr(array, "oindex", array)[unique])[back]
-
-
-def from_array(array: Any, layout: str | None, form: Form, where: str, kind: str, **known: Any) -> ImageSet:
-    """Images of anything with shape, dtype and slices."""
-    shape = tuple(int(side) for side in array.shape)
+def from_array(array: ArrayFile, layout: str | None, form: Form, where: str, kind: str, **known: Any) -> ImageSet:
+    """Images of an array in a file."""
+    shape = array.shape
     try:
         checked_dtype(array.dtype)
         order = _layout(shape, layout)
@@ -131,45 +168,63 @@ def from_array(array: Any, layout: str | None, form: Form, where: str, kind: str
         raise ValueError(f"{where} {error}" if str(error).startswith("holds") else f"{where}: {error}") from error
     if 0 in shape:
         raise ValueError(f"{where} holds no image: its shape is {shape}")
+    return ImageSet(_Reader(array, order, form, where), shape[0], {"kind": kind, **form.config()}, **known)
 
-    def read(rows: Rows) -> np.ndarray:
-        named = f"{where}, image {rows[0]}" if len(rows) == 1 else f"{where}, images {rows.min()} to {rows.max()}"
-        try:
-            block = _rows_of(array, rows)
-        except (OSError, RuntimeError, ValueError, zlib.error) as error:
-            raise CubeCorruptError(f"{named} cannot be read: {error}") from error
-        block = block[..., None] if order == "nhw" else np.moveaxis(block, 1, -1) if order == "nchw" else block
-        try:
-            return form(block)
-        except ValueError as error:
-            raise ValueError(f"{named}: {error}") from error
 
-    return ImageSet(read, shape[0], {"kind": kind, **form.config()}, **known)
+Members = Callable[[Path, str | None], tuple[dict[str, Member], str | None]]
+
+
+def _open(members_of: Members, path: Path, key: str | None) -> Any:
+    """One array of a file that has several; ``key`` is its full name."""
+    members, name = members_of(path, key)
+    if name not in members:
+        raise CubeCorruptError(f"{path} has changed since it was opened: it has no array {key!r} any longer")
+    return members[name].load()
+
+
+def _labels_beside(members: Mapping[str, Member], name: str, n: int, path: Path) -> np.ndarray | None:
+    """Labels that a file holds for the array `name`: the first of the usual names that has one for each image."""
+    found = [other for other in _label_names(name) if other in members]
+    fitting = [other for other in found if members[other].shape in ((n,), (n, 1))]
+    if not found:
+        return None
+    if not fitting:
+        listed = ", ".join(f"{other!r} ({members[other].what or members[other].shape})" for other in found)
+        raise ValueError(
+            f"{path} holds {listed}, which are not one label for each of the {n} images: labels=NAME names another "
+            "array, labels=False leaves them out"
+        )
+    return class_labels(members[fitting[0]].load_labels(), n, f"{path}, array {fitting[0]!r}")
 
 
 def from_members(
-    members: Mapping[str, _Member], path: Path, key: str | None, layout: str | None, labels: Any, form: Form, kind: str
+    members_of: Members, path: Path, key: str | None, layout: str | None, labels: Any, form: Form, kind: str
 ) -> ImageSet:
-    name = _chosen(members, key, path)
+    """Images of one array of a file that has several, with the labels beside it."""
+    members, last = members_of(path, key)
+    name = _chosen({other: member for other, member in members.items() if member.is_array}, last, path)
     n = members[name].shape[0] if members[name].shape else 0
+    where = f"{path}, array {name!r}"
+    if members[name].dtype.kind == "O":
+        raise ValueError(f"{where} holds Python objects, which are not read: images are uint8 or floating point")
+    known = {}
     if labels is None:
-        found = [other for other in _label_names(name) if other in members and _are_labels(members[other], n)]
-        labels = np.asarray(members[found[0]].load()[:]) if found else None
+        known["labels"] = _labels_beside(members, name, n, path)
     elif isinstance(labels, str):
         if labels not in members:
             raise ValueError(f"{path} has no array {labels!r} of labels; it holds {', '.join(members)}")
-        labels = members[labels].load()[:]
-    where = f"{path}, array {name!r}"
-    known = {} if labels is None else {"labels": checked_labels(labels, n, where)}
-    if members[name].dtype.kind == "O":
-        raise ValueError(f"{where} holds Python objects, which are not read: images are uint8 or floating point")
-    return from_array(members[name].load(), layout, form, where, kind, **known)
+        known["labels"] = class_labels(members[labels].load_labels(), n, f"{path}, array {labels!r}")
+    elif labels is not False:
+        known["labels"] = class_labels(labels, n, where)
+    full = "/".join([*(key or "").strip("/").split("/")[:-1], name])
+    array = ArrayFile(partial(_open, members_of), path, full, members[name].load())
+    return from_array(array, layout, form, where, kind, **known)
 
 
 # ---- numpy files ----------------------------------------------------------------------------------------------------
 
 
-def open_npy(path: Path) -> np.ndarray:
+def open_npy(path: Path, _: str | None = None) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
@@ -179,10 +234,19 @@ def open_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is damaged or no .npy file: {error}") from error
 
 
-def npz_members(path: Path) -> dict[str, _Member]:
+def _refuse(path: Path, name: str, what: str) -> Any:
+    raise ValueError(f"{path}: {name!r} is {what}: no array")
+
+
+def npz_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
     """Arrays of an .npz file by their headers; one that is asked for is read whole."""
 
     def load(name: str, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        if dtype.hasobject:
+            raise ValueError(
+                f"{path}, array {name!r} holds Python objects, which are not read: save it as numbers, or as text, "
+                "np.array(values, dtype=str)"
+            )
         declared = math.prod(shape) * dtype.itemsize
         if declared > size:
             raise ValueError(f"{path}, array {name!r}: declares {words(declared)} and holds {words(size)}")
@@ -204,20 +268,26 @@ def npz_members(path: Path) -> dict[str, _Member]:
             for info in archive.infolist():
                 if not info.filename.endswith(".npy"):
                     continue
+                name = info.filename.removesuffix(".npy")
                 with archive.open(info) as file:
                     version = np.lib.format.read_magic(file)
                     if version > (2, 0):
-                        continue  # names of fields beyond Latin-1: no image has any
+                        what = "a table of named fields"  # in letters beyond Latin-1
+                        members[name] = Member((), np.dtype("V"), partial(_refuse, path, name, what), what)
+                        continue
                     header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
                     shape, _, dtype = header[version[0] - 1](file)
-                name = info.filename.removesuffix(".npy")
-                members[name] = _Member(shape, dtype, partial(load, name, info.file_size, shape, dtype))
+                members[name] = Member(shape, dtype, partial(load, name, info.file_size, shape, dtype))
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged or no .npz file: {error}") from error
-    return members
+    return members, key
 
 
 # ---- idx files ------------------------------------------------------------------------------------------------------
+
+
+def open_idx(path: Path, _: str | None = None) -> np.ndarray:
+    return idx_bytes(path)[1]
 
 
 def idx_bytes(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -289,10 +359,10 @@ def _checked_storage(dataset: h5py.Dataset, where: str, file_bytes: int) -> h5py
     return dataset
 
 
-def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str | None]:
+def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
     """Arrays beside the one that `key` names (in the root without it), and its name among them."""
     probe(path)
-    file = h5py.File(path, "r", locking=False)
+    file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
     *groups, last = (key or "").strip("/").split("/")
     group = file
     for depth, name in enumerate((*groups, last)):
@@ -309,12 +379,53 @@ def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str |
         where = f"{path}, array {name!r}"
         return _checked_storage(plain_dataset(group, name, str(path)), where, path.stat().st_size)
 
+    def load_part(name: str, part: str) -> h5py.Dataset:
+        dataset = plain_dataset(group[name], part, str(path))
+        return _checked_storage(dataset, f"{path}, array '{name}/{part}'", path.stat().st_size)
+
+    def shapes(name: str) -> dict[str, tuple[int, ...]]:
+        """Those of the datasets in the group `name` that may be parts of one array."""
+        inside = group[name]
+        held = [part for part in _PARTS if isinstance(inside.get(part, getlink=True), h5py.HardLink)]
+        return {part: inside[part].shape for part in held if inside.get(part, getclass=True) is h5py.Dataset}
+
     members = {}
     for name in group:
-        held = isinstance(group.get(name, getlink=True), h5py.HardLink)
-        if held and group.get(name, getclass=True) is h5py.Dataset and group[name].shape is not None:
-            members[name] = _Member(group[name].shape, group[name].dtype, partial(load, name))
+        link, kind = group.get(name, getlink=True), group.get(name, getclass=True)
+        if not isinstance(link, h5py.HardLink):
+            what = f"a {type(link).__name__}, which is not followed"
+        elif kind is h5py.Dataset and group[name].shape is not None:
+            members[name] = Member(group[name].shape, group[name].dtype, partial(load, name))
+            continue
+        else:
+            what = "a group" if kind is h5py.Group else "empty"
+            if kind is h5py.Group and (made := _of_parts(shapes(name), partial(load_part, name))) is not None:
+                members[name] = made
+                continue
+        members[name] = Member((), np.dtype("V"), partial(_refuse, path, name, what), what)
     return members, last or None
+
+
+# Categories, and values that may be missing, as anndata and pandas write them: a group.
+_PARTS = ("codes", "categories", "values", "mask")
+
+
+def _of_parts(shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], Any]) -> Member | None:
+    """Labels that are stored as a group; None where the group is another one."""
+
+    def categories() -> list[Any]:
+        names = load("categories")[:].tolist()
+        # -1 is what has none.
+        return [names[code] if 0 <= code < len(names) else None for code in load("codes")[:].tolist()]
+
+    def masked() -> np.ndarray:
+        return np.ma.MaskedArray(load("values")[:], load("mask")[:])
+
+    if {"codes", "categories"} <= set(shapes):
+        return Member(shapes["codes"], np.dtype("V"), categories, "categories")
+    if {"values", "mask"} <= set(shapes):
+        return Member(shapes["values"], np.dtype("V"), masked, "values with a mask")
+    return None
 
 
 def _checked_chunks(array: Any, where: str) -> Any:
@@ -323,7 +434,11 @@ def _checked_chunks(array: Any, where: str) -> Any:
     return array
 
 
-def zarr_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str | None]:
+def _load_part(inside: Mapping[str, Any], where: str, part: str) -> Any:
+    return _checked_chunks(inside[part], f"{where}{part}'")
+
+
+def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
     """As `hdf5_members`; a store that is one array has it under the store's own name."""
     try:
         import zarr
@@ -336,11 +451,17 @@ def zarr_members(path: Path, key: str | None) -> tuple[dict[str, _Member], str |
     *groups, last = (key or "").strip("/").split("/")
     try:
         node = zarr.open(os.fspath(path), mode="r", path="/".join(groups))
-        arrays = {path.stem: node} if isinstance(node, zarr.Array) else dict(node.arrays())
+        is_one = isinstance(node, zarr.Array)
+        arrays = {path.stem: node} if is_one else dict(node.arrays())
+        groups_inside = {} if is_one else {name: dict(inside.arrays()) for name, inside in node.groups()}
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"{path} cannot be opened as zarr: {error}") from error
     members = {
-        name: _Member(array.shape, array.dtype, partial(_checked_chunks, array, f"{path}, array {name!r}"))
+        name: Member(array.shape, array.dtype, partial(_checked_chunks, array, f"{path}, array {name!r}"))
         for name, array in arrays.items()
     }
+    for name, inside in groups_inside.items():
+        nothing = Member((), np.dtype("V"), partial(_refuse, path, name, "a group"), "a group")
+        load = partial(_load_part, inside, f"{path}, array '{name}/")
+        members[name] = _of_parts({part: inside[part].shape for part in _PARTS if part in inside}, load) or nothing
     return members, last or None

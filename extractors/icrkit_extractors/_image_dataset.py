@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from icrkit_extractors._image_form import CHANNELS, Form, checked_dtype, from_pillow
-from icrkit_extractors._image_set import ImageSet, OneByOne, Rows, checked_labels
+from icrkit_extractors._image_labels import as_label, class_labels
+from icrkit_extractors._image_set import ImageSet, OneByOne, Rows
 
 __all__ = ["from_dataset"]
 
 
+_NOTHING = object()
+
+
 def _item(dataset: Any, row: int, key: str | None, label_key: str) -> tuple[Any, Any]:
-    """Image and label (None where there is none) of one item."""
+    """Image and label (`_NOTHING` where there is none) of one item."""
     try:
         item = dataset[row]
     except Exception as error:
@@ -28,10 +31,10 @@ def _item(dataset: Any, row: int, key: str | None, label_key: str) -> tuple[Any,
         found = [field for field in fields if field in item]
         if not found:
             raise ValueError(f"item {row} has the fields {', '.join(map(str, item))}: name that of the image with key=")
-        return item[found[0]], item.get(label_key)
+        return item[found[0]], item.get(label_key, _NOTHING)
     if isinstance(item, tuple | list):
-        return item[0], item[1] if len(item) > 1 else None
-    return item, None
+        return item[0], item[1] if len(item) > 1 else _NOTHING
+    return item, _NOTHING
 
 
 def _item_pixels(image: Any, row: int, layout: str | None, background: int | None, value_range: Any) -> np.ndarray:
@@ -72,28 +75,58 @@ def _item_pixels(image: Any, row: int, layout: str | None, background: int | Non
     return np.asarray(pixels)
 
 
-def _as_label(value: Any) -> int | str | None:
-    """A class, as an int or a string; None for anything else, such as boxes."""
-    if isinstance(value, str):
-        return value
-    if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
-        value = value.item()
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
+@dataclass(frozen=True)
+class _Items:
+    """Items of a data set, as images and as labels."""
+
+    dataset: Any
+    key: str | None
+    label_key: str
+    layout: str | None
+    background: int | None
+    value_range: tuple[float, float] | None
+
+    def pixels(self, row: int) -> np.ndarray:
+        image, _ = _item(self.dataset, row, self.key, self.label_key)
+        return _item_pixels(image, row, self.layout, self.background, self.value_range)
+
+    def name(self, row: int) -> str:
+        return f"item {row}"
+
+    def label(self, row: int) -> int | str | None:
+        """Class of an item; None where there is nothing beside the image."""
+        value = _item(self.dataset, row, self.key, self.label_key)[1]
+        if value is _NOTHING:
+            return None
+        try:
+            found = as_label(value)
+        except TypeError as error:
+            raise ValueError(f"the label of item {row} is {error}; labels=False ignores it") from None
+        if found is None:
+            raise ValueError(f"item {row} has no label ({value!r}); labels=False ignores the others as well")
+        return found
+
+    def labels(self, rows: Rows) -> np.ndarray:
+        found = [self.label(row) for row in rows.tolist()]
+        if None in found:
+            raise ValueError(
+                f"item {rows[found.index(None)]} has no label, and item 0 has one; labels=False ignores them"
+            )
+        return class_labels(found, len(found), "the data set")
 
 
-def _listed_labels(dataset: Any, n: int, label_key: str) -> np.ndarray | None:
-    """Labels that a data set lists without reading its images."""
+def _listed_labels(dataset: Any, n: int, label_key: str, needed: bool) -> np.ndarray | None:
+    """Labels that a data set lists without reading its images; refuses strange ones where items have none."""
     listed = [getattr(dataset, name, None) for name in ("targets", "labels")]
     if label_key in (getattr(dataset, "column_names", None) or ()):
         listed.append(dataset[label_key])
     for values in listed:
-        if values is not None and not callable(values) and np.shape(values) == (n,):
-            labels = np.asarray(values)
-            if labels.dtype.kind in "iuU":
-                return labels
+        if hasattr(values, "__len__") and not isinstance(values, str | Mapping) and len(values) == n:
+            try:
+                return class_labels(values, n, "the labels that the data set lists")
+            except ValueError:
+                if needed:
+                    raise
     return None
 
 
@@ -161,33 +194,23 @@ def from_dataset(
     form = Form(size, channels, background, value_range)
     label_key = labels if isinstance(labels, str) else "label"
 
-    def get(row: int) -> np.ndarray:
-        image, _ = _item(dataset, row, key, label_key)
-        return _item_pixels(image, row, layout, background, value_range)
-
-    if not np.array_equal(get(0), get(0), equal_nan=True):
+    items = _Items(dataset, key, label_key, layout, background, value_range)
+    if not np.array_equal(items.pixels(0), items.pixels(0), equal_nan=True):
         raise ValueError(
             "item 0 is another image each time it is read: take the random transform out; extract(views=...) augments"
         )
 
-    def walked(rows: Rows) -> np.ndarray:
-        found = [_as_label(_item(dataset, row, key, label_key)[1]) for row in rows.tolist()]
-        if None in found:
-            raise ValueError(
-                f"item {rows[found.index(None)]} has no label, and item 0 has one; labels=False ignores them"
-            )
-        return np.asarray(found)
-
     known: dict[str, Any] = {}
     if labels is not None and labels is not False and not isinstance(labels, str):
-        known["labels"] = checked_labels(labels, n, "the data set")
+        known["labels"] = class_labels(labels, n, "the data set")
     elif labels is not False:
-        first, listed = _as_label(_item(dataset, 0, key, label_key)[1]), _listed_labels(dataset, n, label_key)
+        first = items.label(0)
+        listed = _listed_labels(dataset, n, label_key, needed=first is None)
         # A transform of the labels changes the items only.
         if listed is not None and first in (None, listed[0].item()):
             known["labels"] = listed
         elif first is not None:
-            known["labels"] = walked
+            known["labels"] = items.labels
         elif isinstance(labels, str):
             raise ValueError(f"item 0 has no class in the field {labels!r}")
     names, features = getattr(dataset, "classes", None), getattr(dataset, "features", None)
@@ -195,5 +218,5 @@ def from_dataset(
         names = getattr(features.get(label_key), "names", None)
     if "labels" in known and isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         known["class_names"] = tuple(names)
-    read = OneByOne(get, lambda row: f"item {row}", form, threads=1)
+    read = OneByOne(items, form, threads=1)
     return ImageSet(read, n, {"kind": "dataset", **form.config()}, **known)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from icrkit_extractors._image_form import Form, colours, from_pillow, pillow
-from icrkit_extractors._image_set import ImageSet, OneByOne, checked_labels, mixed_channels, mixed_sizes
+from icrkit_extractors._image_labels import class_labels
+from icrkit_extractors._image_set import ImageSet, OneByOne, mixed_channels, mixed_sizes
 
 __all__ = ["SUFFIXES", "open_folder"]
 
@@ -108,6 +110,25 @@ def _classes(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]] | None:
     return (labels, tuple(class_names.tolist())) if len(class_names) > 1 else None
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """Image files of a folder, by number."""
+
+    folder: Path
+    names: list[str]
+    background: int | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process may have another working folder.
+        return {**vars(self), "folder": self.folder.absolute()}
+
+    def pixels(self, row: int) -> np.ndarray:
+        return _decoded(self.folder / self.names[row], self.background)
+
+    def name(self, row: int) -> str:
+        return str(self.folder / self.names[row])
+
+
 def open_folder(folder: Path, form: Form, labels: Any) -> ImageSet:
     pillow()
     from PIL import ImageFile
@@ -127,14 +148,9 @@ def open_folder(folder: Path, form: Form, labels: Any) -> ImageSet:
             if form.channels is None and others != channels:
                 raise mixed_channels(str(folder / names[0]), channels, str(folder / name), others)
     known: dict[str, Any] = {}
-    if labels is not None:
-        known["labels"] = checked_labels(labels, len(names), str(folder))
-    elif (classes := _classes(names)) is not None:
+    if labels is not None and labels is not False:
+        known["labels"] = class_labels(labels, len(names), str(folder))
+    elif labels is None and (classes := _classes(names)) is not None:
         known["labels"], known["class_names"] = classes
-    read = OneByOne(
-        lambda row: _decoded(folder / names[row], form.background),
-        lambda row: str(folder / names[row]),
-        form,
-        _THREADS,
-    )
+    read = OneByOne(_Pictures(folder, names, form.background), form, _THREADS)
     return ImageSet(read, len(names), {"kind": "folder", **form.config()}, image_ids=np.array(names), **known)

@@ -6,13 +6,14 @@ import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from icrkit.exceptions import CubeCorruptError
 from icrkit_extractors._image_form import Form
 
-__all__ = ["ImageSet", "OneByOne", "Rows", "checked_labels", "mixed_channels", "mixed_sizes"]
+__all__ = ["ImageSet", "Items", "OneByOne", "Rows", "mixed_channels", "mixed_sizes"]
 
 Rows = np.ndarray
 
@@ -66,6 +67,26 @@ class ImageSet:
         self.shape: tuple[int, ...] = (len(self._rows), *first.shape[1:])
         self.dtype: np.dtype[Any] = first.dtype
         self._first = first
+        self._elsewhere = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which reads the same files: pixels do not travel, except those held in memory."""
+        return {**vars(self), "_elsewhere": True}
+
+    def _check_files(self) -> None:
+        """In another process, at the first use: whether the files there are those of this set."""
+        if self._elsewhere:
+            here = self._read(self._rows[:1])
+            if here.dtype != self.dtype or not np.array_equal(here, self._first, equal_nan=here.dtype.kind == "f"):
+                raise CubeCorruptError(
+                    f"image {self.image_ids[0].item()!r} is not the one that it was where this set was opened: "
+                    "the files have changed, or are others here"
+                )
+            self._elsewhere = False
+
+    def _images(self, rows: Rows) -> np.ndarray:
+        self._check_files()
+        return self._read(rows)
 
     @property
     def own_streams(self) -> bool:
@@ -83,11 +104,11 @@ class ImageSet:
         """Images (n, channel, height, width) of a slice or of an array of rows; (channel, height, width) of one row."""
         wanted = self._rows[rows]
         if np.ndim(wanted) == 0:
-            image: np.ndarray = self._read(wanted[None])[0]
+            image: np.ndarray = self._images(wanted[None])[0]
             return image
         if wanted.ndim != 1:
             raise IndexError(f"images are taken by a slice or by one axis of rows, not by {wanted.ndim}")
-        return self._read(wanted) if len(wanted) else np.empty((0, *self.shape[1:]), self.dtype)
+        return self._images(wanted) if len(wanted) else np.empty((0, *self.shape[1:]), self.dtype)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self), 64):
@@ -140,6 +161,7 @@ class ImageSet:
         if len(unique) < len(chosen):
             raise ValueError(f"row {unique[counts > 1][0]} is named more than once")
         same_first = len(chosen) > 0 and chosen[0] == self._rows[0]
+        self._check_files()
         return ImageSet(
             self._read, len(chosen), self._record, image_ids=self._ids, labels=self._labels,
             class_names=self.class_names, _rows=chosen, _first=self._first if same_first else None,
@@ -173,15 +195,6 @@ def _by_row(values: np.ndarray, rows: Rows) -> np.ndarray:
     return placed
 
 
-def checked_labels(labels: Any, n: int, where: str) -> np.ndarray:
-    values = np.asarray(labels)
-    if values.shape == (n, 1):
-        values = values[:, 0]
-    if values.shape != (n,) or values.dtype.kind not in "iuU":
-        raise ValueError(f"{where}: labels of shape {values.shape} and type {values.dtype} for {n} images")
-    return values
-
-
 # ---- images one by one ----------------------------------------------------------------------------------------------
 
 
@@ -196,15 +209,26 @@ def mixed_channels(name: str, channels: int, other: str, others: int) -> ValueEr
     return ValueError(f"{name} has {channels} channels, {other} has {others}; channels=1 or 3 makes them the same")
 
 
-class OneByOne:
-    """Reads images with `get` (row -> height, width, channel), which all must come out as the first does."""
+class Items(Protocol):
+    """Images that lie one by one."""
 
-    def __init__(self, get: Callable[[int], np.ndarray], name: Callable[[int], str], form: Form, threads: int) -> None:
-        self._get, self._name, self._form, self._threads = get, name, form, threads
+    def pixels(self, row: int) -> np.ndarray:
+        """Pixels (height, width, channel)."""
+
+    def name(self, row: int) -> str:
+        """The image, for messages."""
+
+
+class OneByOne:
+    """Reads images one by one, which all must come out as the first does."""
+
+    def __init__(self, items: Items, form: Form, threads: int) -> None:
+        self._items, self._form, self._threads = items, form, threads
+        self._name = items.name
         self._like: tuple[str, tuple[int, ...], np.dtype[Any]] | None = None
 
     def _one(self, row: int) -> np.ndarray:
-        pixels = self._get(row)
+        pixels = self._items.pixels(row)
         try:
             image: np.ndarray = self._form(pixels[None])[0]
         except ValueError as error:

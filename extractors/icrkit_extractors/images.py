@@ -13,16 +13,18 @@ from icrkit_extractors._image_arrays import (
     from_array,
     from_members,
     hdf5_members,
-    idx_bytes,
     idx_labels,
     npz_members,
+    open_idx,
     open_npy,
     zarr_members,
 )
 from icrkit_extractors._image_dataset import from_dataset
 from icrkit_extractors._image_folder import SUFFIXES, open_folder
 from icrkit_extractors._image_form import Form
-from icrkit_extractors._image_set import ImageSet, checked_labels
+from icrkit_extractors._image_labels import class_labels
+from icrkit_extractors._image_rows import ArrayFile
+from icrkit_extractors._image_set import ImageSet
 
 __all__ = ["ImageSet", "from_dataset", "open_images"]
 
@@ -65,11 +67,13 @@ def open_images(
     key : str, optional
         Array of an .npz, HDF5 or zarr file; by default the only one that looks like images. ``group/name`` in the
         latter two.
-    labels : array-like (n,) or str, optional
-        Classes, or the array of the file that holds them. By default: in a folder whose images all lie in two or more
-        folders, these, in order of their names; of ``x_train`` ``y_train``, of ``test_images`` ``test_labels``, else
-        ``labels``, ``label``, ``y`` or ``targets``, where these are integers or strings, one an image; of an idx
-        file the one beside it with "labels" in its name for "images".
+    labels : array-like (n,), str or False, optional
+        Classes, or the array of the file that holds them, or False for none. By default: in a folder whose images all
+        lie in two or more folders, these, in order of their names; of ``x_train`` ``y_train``, of ``test_images``
+        ``test_labels``, else ``labels``, ``label``, ``y`` or ``targets``; of an idx file the one beside it with
+        "labels" in its name for "images". They are integers, text of any kind (bytes in UTF-8, the strings of HDF5 and
+        zarr), booleans, enumerations, or categories as anndata writes them; what is found and is none of these, or
+        lacks the class of an image, is refused.
     layout : {"nchw", "nhwc", "nhw"}, optional
         Order of the axes of an array. By default the channels are the only one of the second and the last of four axes
         that has a length of 1, 3 or 4, and three axes are (n, h, w).
@@ -91,7 +95,7 @@ def open_images(
         If the file is truncated or damaged (an image file when it is read), holds no images, several arrays that may be
         images, Python objects, integers other than bytes, or pictures of several sizes, without `size`, or numbers
         of channels, without `channels`; if pixels are transparent and there is no `background`, or grey values have
-        more than 8 bits. The message names the file or the array.
+        more than 8 bits; or labels are there that cannot be read. The message names the file or the array.
     CubeUnsafeError
         If an HDF5 array lies in another file, or needs a plugin.
     CubeTooLargeError
@@ -135,15 +139,15 @@ def open_images(
     if where.is_dir() and (
         suffix == ".zarr" or any((where / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
     ):
-        members, last = zarr_members(where, key)
-        return from_members(members, where, last, layout, labels, form, "zarr")
+        return from_members(zarr_members, where, key, layout, labels, form, "zarr")
     if suffix == ".npz":
-        return from_members(npz_members(where), where, key, layout, labels, form, "npz")
+        return from_members(npz_members, where, key, layout, labels, form, "npz")
     if suffix in (".h5", ".hdf5"):
-        members, last = hdf5_members(where, key)
-        return from_members(members, where, last, layout, labels, form, "hdf5")
+        return from_members(hdf5_members, where, key, layout, labels, form, "hdf5")
     if key is not None:
         raise ValueError(f"{where} has no named arrays, so key={key!r} means nothing here")
+    if isinstance(labels, str):
+        raise ValueError(f"{where} has no named arrays, so labels={labels!r} means nothing here: give the labels")
     if where.is_dir():
         if layout is not None:
             raise ValueError("layout is for arrays, and image files have their own")
@@ -154,10 +158,10 @@ def open_images(
         raise ValueError(f"{where} is neither a file nor a folder")
     known: dict[str, Any] = {}
     if suffix == ".npy":
-        array, kind = open_npy(where), "npy"
+        array, kind = ArrayFile(open_npy, where), "npy"
     else:
-        (_, array), kind = idx_bytes(where), "idx"
-        labels = idx_labels(where, len(array)) if labels is None else labels
-    if labels is not None:
-        known["labels"] = checked_labels(labels, len(array), str(where))
+        array, kind = ArrayFile(open_idx, where), "idx"
+        labels = idx_labels(where, array.shape[0]) if labels is None else labels
+    if labels is not None and labels is not False:
+        known["labels"] = class_labels(labels, array.shape[0] if array.shape else 0, str(where))
     return from_array(array, layout, form, str(where), kind, **known)

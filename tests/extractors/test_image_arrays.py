@@ -138,12 +138,19 @@ def test_labels_have_the_name_that_fits(images, labels, tmp_path, garments, unpr
     assert open_images(tmp_path / "a.npz", labels=["a"] * N).labels.tolist() == ["a"] * N
 
 
-def test_what_does_not_fit_as_labels_is_left_or_refused(tmp_path, garments):
+def test_what_does_not_fit_as_labels_is_refused(tmp_path, garments):
     pictures, classes = garments
     np.savez(tmp_path / "a.npz", images=pictures, labels=classes[1:], y=np.zeros((N, 10)))
-    assert open_images(tmp_path / "a.npz").labels is None
-    for labels in ("labels", "y", classes[1:], [1.5] * N):
-        with pytest.raises(ValueError, match=r"a\.npz, array 'images': labels of shape"):
+    with pytest.raises(ValueError, match=r"holds 'labels' \(\(11,\)\), 'y' \(\(12, 10\)\), which are not"):
+        open_images(tmp_path / "a.npz")
+    assert open_images(tmp_path / "a.npz", labels=False).labels is None
+    for labels, message in {
+        "labels": r"array 'labels': labels of shape \(11,\)",
+        "y": r"array 'y': labels of shape \(12, 10\)",
+        tuple(classes[1:]): r"array 'images': labels of shape \(11,\)",
+        (1.5,) * N: r"array 'images': the label of image 0 is 1\.5, which is no class",
+    }.items():
+        with pytest.raises(ValueError, match=rf"a\.npz, {message}"):
             open_images(tmp_path / "a.npz", labels=labels)
     with pytest.raises(ValueError, match="no array 'classes' of labels; it holds images, labels, y"):
         open_images(tmp_path / "a.npz", labels="classes")

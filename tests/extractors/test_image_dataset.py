@@ -86,7 +86,9 @@ def test_labels_come_from_items_where_nothing_lists_them(photos):
     tensors = torch.utils.data.TensorDataset(torch.from_numpy(nchw(photos).copy()), torch.arange(N))
     assert from_dataset(tensors).labels.tolist() == list(range(N))
     boxes = [(photo, {"boxes": []}) for photo in photos]
-    assert from_dataset(boxes).labels is None
+    with pytest.raises(ValueError, match=r"label of item 0 is \{'boxes': \[\]\}, which is no class; labels=False"):
+        from_dataset(boxes)
+    assert from_dataset(boxes, labels=False).labels is None
     gaps = [(photo, k or None) for k, photo in enumerate(photos)][::-1]
     with pytest.raises(ValueError, match="item 11 has no label"):
         _ = from_dataset(gaps).labels

@@ -23,6 +23,7 @@ import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, MissingDependencyError, NonFiniteError
 from icrkit.readings._monitor import ICRMonitor
 from icrkit_extractors import TorchSource, extract, noise, views
+from icrkit_extractors.images import open_images
 from icrkit_extractors.models.denoiser import SmallUNet, edm_loss
 from icrkit_extractors.training import (
     ProbeSet,
@@ -130,6 +131,18 @@ def test_a_probe_gives_what_an_extraction_of_the_same_gives(unet):
         assert np.array_equal(cube[layer].values, want[layer].values)
     assert cube.image_ids.tolist() == list("abcdefg")
     assert "weights_sha256" not in cube.attrs and cube.attrs["seed"] == 5
+
+
+@pytest.mark.parametrize("law", noise.LAWS)
+def test_a_probe_goes_to_another_process(law, tmp_path):
+    np.save(tmp_path / "a.npy", pixels(6))
+    view = views.FromTorch(nn.Identity()) if law == "edm" else views.Paper()
+    probe = ProbeSet(open_images(tmp_path / "a.npy"), [0.2], "mid", noise=noise.LAWS[law](), views=view)
+    there = pickle.loads(pickle.dumps(probe))
+    assert there._drawn["noise"].config() == probe._drawn["noise"].config()
+    if law == "edm":
+        net = small_unet()
+        np.testing.assert_array_equal(there(net)["mid"].values, probe(net)["mid"].values)
 
 
 def test_moments_only_keeps_sums_that_read_the_same(unet):
