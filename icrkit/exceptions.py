@@ -17,6 +17,7 @@ __all__ = [
     "IllConditionedError",
     "MissingDependencyError",
     "NonFiniteError",
+    "NotComputedWarning",
     "NotEnoughDataError",
     "UnsafeModelError",
 ]
@@ -60,6 +61,10 @@ class DegenerateFeaturesError(ValueError):
 
 class IllConditionedError(ValueError):
     """The residual covariance is too close to singular for a result to mean anything."""
+
+
+class NotComputedWarning(UserWarning):
+    """A metric of a comparison is NaN; the message says why."""
 
 
 class UnsafeModelError(ValueError):

@@ -15,6 +15,7 @@ KIT, EXTRACTORS = ROOT / "icrkit", ROOT / "extractors" / "icrkit_extractors"
 
 # What each part of icrkit may import of icrkit when it is imported. A new file or folder finds its place here.
 BELOW: dict[str, set[str]] = {"exceptions": set(), "linalg": set(), "_progress": set(), "_surface": set()}
+BELOW |= {"_signals": set(), "_text": set()}
 BELOW["_contract"] = {"exceptions"}
 BELOW["_rows"] = {"exceptions", "_contract"}
 BELOW["cube"] = {"exceptions", "linalg", "_rows", "_contract"}
@@ -25,13 +26,13 @@ BELOW["select"] = {"exceptions", "cube", "_features"}
 BELOW["datasets"] = {"exceptions", "cube", "io"}
 BELOW["backends"] = {"exceptions", "linalg", "cube", "_features", "moments"}
 BELOW["metrics"] = BELOW["backends"] | {"backends"}
-BELOW["readings"] = BELOW["metrics"] | {"metrics", "io", "_progress"}  # a monitor saves itself
+BELOW["readings"] = BELOW["metrics"] | {"metrics", "io", "_progress", "_text"}  # a monitor saves itself
 BELOW["plot"] = BELOW["readings"] | {"readings"}
-BELOW["report"] = BELOW["plot"] | {"plot"}
+BELOW["report"] = BELOW["plot"] | {"plot", "_text"}
 BELOW["demo"] = BELOW["report"] | {"report", "io", "datasets", "select"}
 BELOW["demo_training"] = BELOW["demo"]
-BELOW["cli"] = BELOW["demo"] | {"demo", "demo_training", "__init__", "_surface"}
-BELOW["__main__"] = {"cli"}
+BELOW["cli"] = BELOW["demo"] | {"demo", "demo_training", "__init__", "_surface", "_signals", "_text"}
+BELOW["__main__"] = {"cli", "_signals"}
 BELOW["__init__"] = set(BELOW) - {"cli", "demo", "demo_training", "__main__"}
 
 # What may be imported against that direction, inside a function, when it is called: the value that saves itself and
@@ -132,7 +133,7 @@ def test_extractors_know_of_icrkit_only_the_cube_and_its_file(path):
     # Moments are handed over where features are not kept.
     allowed = {"cube", "io", "exceptions"}
     allowed |= {"moments", "_progress"} if path.name == "_destinations.py" else set()
-    allowed |= {"_surface"} if path.name == "cli.py" else set()
+    allowed |= {"_surface", "_text"} if path.name == "cli.py" else set()
     for name, _ in imports(path, "icrkit_extractors"):
         top, *rest = name.split(".")
         if top == "icrkit":
@@ -174,6 +175,25 @@ def loaded_after(statement: str) -> set[str]:
 def test_import_icrkit_loads_nothing_heavy():
     # xarray and scikit-learn load pandas themselves; the rest must wait until it is asked for.
     assert not loaded_after("import icrkit") & (HEAVY - {"pandas"})
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["sweep", "--help"]])
+def test_what_needs_no_data_loads_no_scientific_package(arguments):
+    """`icrkit --version` took two seconds, all of them imports."""
+    statement = f"import icrkit.cli\ntry:\n    icrkit.cli.main({arguments})\nexcept SystemExit:\n    pass"
+    scientific = {"numpy", "scipy", "sklearn", "pandas", "xarray", "h5py", "h5netcdf", "tqdm"}
+    assert not loaded_after(statement) & (HEAVY | scientific)
+
+
+def test_every_public_name_is_where_it_is_looked_for():
+    import icrkit
+
+    assert [name for name in icrkit.__all__ if not hasattr(icrkit, name)] == []
+    assert set(icrkit.__all__) <= set(dir(icrkit))
+    with pytest.raises(AttributeError, match="no attribute 'utils'"):
+        _ = icrkit.utils
+    with pytest.raises(ImportError):
+        exec("from icrkit import utils")
 
 
 def test_a_fit_from_an_array_loads_nothing_heavy():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from icrkit._features import Features, as_features
 from icrkit._progress import progress_bar
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
-from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotComputedWarning
 from icrkit.metrics._base import row_moments
 from icrkit.metrics._crossfit import Crossfit, jackknife_error
 from icrkit.metrics._decomposition import without_constant
@@ -77,7 +78,8 @@ def compare(
         Columns ``cube``, ``layer``, ``sigma``, ``step``, ``trained`` (whether the level lies inside the noise that the
         network was trained on, where the cube says), ``n_images``, ``n_views``, ``n_features``, and one a metric; next
         to it ``_low`` and ``_high``, its 95 % interval, and ``_error``, its standard error, where the metric gives
-        them. In ``attrs``: ``greater_is_better`` by metric, and ``paired_tests``, a list of dicts.
+        them. In ``attrs``: ``greater_is_better`` by metric, ``paired_tests``, a list of dicts, and ``not_computed``, a
+        dict for each reason at each place: ``cube``, ``layer``, ``sigma``, ``metrics``, ``reason``.
 
     Raises
     ------
@@ -94,8 +96,8 @@ def compare(
     the same `Moments`, so that each factor and eigenproblem is computed once. What needs rows reads them again, from
     memory where a level takes less than 512 MiB.
 
-    ICR is the cross-fitted one. A metric that cannot be computed at some level is NaN there; a warning names it, the
-    cube, the layer, the level and the reason.
+    ICR is the cross-fitted one. A metric that cannot be computed at some level is NaN there; a `NotComputedWarning`
+    names it, the cube, the layer, the level and the reason.
 
     ``paired_tests`` compare the ICR of any two rows that differ in nothing but the cube, the layer or the level, and
     hold the same images (by their ids) and the same number of features: ``a`` and ``b`` (row numbers), ``varies``,
@@ -123,13 +125,15 @@ def compare(
     rows: list[dict[str, Any]] = []
     levels: list[_Measured] = []
     remarks: dict[tuple[str, str], list[str]] = {}
+    missing: list[dict[str, Any]] = []
     n_fits = len({metric.make for metric in chosen})
     with progress_bar(progress, len(places) * n_fits, "compare", "fit") as bar:
         for where, facts, features in places:
             level = _Level(features, labels_of[facts["cube"]], chosen, drop_constant)
             measured = _measure(level, chosen, bar.update)
             for reason, names in measured.failures.items():
-                warnings.warn(f"{names} of {where}: NaN, since {reason}", stacklevel=2)
+                missing.append({key: facts[key] for key in _PLACE} | {"metrics": names.split(", "), "reason": reason})
+                warnings.warn(f"{names} of {where}: NaN, since {reason}", NotComputedWarning, stacklevel=2)
             for remark in measured.remarks:
                 remarks.setdefault(remark, []).append(where)
             rows.append(facts | measured.numbers)
@@ -140,6 +144,7 @@ def compare(
     table = pd.DataFrame(rows, columns=_columns(rows, chosen))
     table = table.astype({"step": "Int64", "trained": "boolean"})
     table.attrs["greater_is_better"] = {metric.name: metric.greater_is_better for metric in chosen}
+    table.attrs["not_computed"] = missing
     table.attrs["paired_tests"] = paired_tests(
         rows, [level.crossfit for level in levels], [level.images for level in levels]
     )
@@ -459,9 +464,11 @@ def named_cubes(cubes: Any) -> dict[str, Cube]:
 
 
 def _names(cubes: list[Cube]) -> list[str]:
-    stems = [Path(cube.source).stem if cube.source else "cube" for cube in cubes]
+    # A file may be called by bytes that are no UTF-8, which neither a table nor JSON can hold.
+    sources = [cube.source and os.fsencode(cube.source).decode("utf-8", "backslashreplace") for cube in cubes]
+    stems = [Path(source).stem if source else "cube" for source in sources]
     with_step = [stem if cube.step is None else f"{stem} {cube.step}" for stem, cube in zip(stems, cubes, strict=True)]
-    paths = [cube.source or stem for stem, cube in zip(stems, cubes, strict=True)]
+    paths = [source or stem for stem, source in zip(stems, sources, strict=True)]
     for names in (stems, with_step, paths):
         if len(set(names)) == len(names):
             return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from icrkit._text import printable, strict_json
 from icrkit.cube import Cube
 from icrkit.plot._course import CourseDisplay, ExpansionDisplay, level_of
 from icrkit.readings._course import TrainingCourse
@@ -450,7 +450,7 @@ class Course:
         lines.append(f"-> {terms.best} {terms.name}{late}   ! the turn is called")
         if len(self.levels()) > 1:
             lines += ["", *self._level_lines()]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _level_lines(self) -> list[str]:
         terms = TERMS[self.criterion]
@@ -475,7 +475,7 @@ class Course:
 
     def to_json(self) -> str:
         """All of it as JSON."""
-        return json.dumps(_without_nan(self.to_dict()), indent=1, default=lambda value: np.asarray(value).tolist())
+        return strict_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON takes it."""
@@ -592,12 +592,3 @@ def _counted(things: Sequence[Any], name: str) -> str:
 def _fallen(turn: _Turn, criterion: str) -> str:
     """How far it is from its best: a share of it, or in its unit where it has no share."""
     return with_unit(turn.fall, criterion) if np.isnan(turn.relative) else share(turn.relative)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: an unknown number is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from icrkit._text import printable, strict_json
 from icrkit.cube import Cube
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
@@ -265,7 +265,7 @@ class Sweep:
             lines.append(text)
         words = f"-> best by {TERMS[self.criterion].name}   * may be the best level"
         lines.append(words + "   () outside the trained range" * (not all(row["trained"] for row in rows)))
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def with_accuracy(self, accuracy: xr.Dataset, probe: str) -> Self:
         """The same sweep with accuracies of a probe beside it.
@@ -291,7 +291,7 @@ class Sweep:
 
     def to_json(self) -> str:
         """All of it as JSON."""
-        return json.dumps(self.to_dict(), indent=1, default=lambda value: np.asarray(value).tolist())
+        return strict_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON takes it."""

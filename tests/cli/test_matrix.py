@@ -1,43 +1,25 @@
-"""The commands of the metric family: score, compare, memorization."""
+"""Metrics of cubes: score and compare."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import icrkit as ik
-from icrkit.cli import main
+
+Run = Callable[..., Result]
+Check = Callable[..., None]
 
 SIGMAS = [0.01, 0.1, 1.0]
+
+
 TRAINED = {"noise": {"name": "EDM", "trained_range": [0.05, 5.0]}}
-
-
-def icrkit(*args: object) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def assert_one_line(result: Result, *words: str, status: int = 1) -> None:
-    """Exit status and one line on standard error that holds these words."""
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("icrkit: ")
-    for word in words:
-        assert word in result.stderr
-
-
-def assert_usage(result: Result, *words: str) -> None:
-    """Exit status of wrong usage, and an error that holds these words."""
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    error = " ".join(result.stderr.split())
-    assert error.startswith("Usage: ")
-    for word in words:
-        assert word in error
 
 
 def save(path: Path, icr: list[float], n: int = 120) -> Path:
@@ -62,7 +44,7 @@ def other(tmp_path: Path) -> Path:
 # ---- score ----------------------------------------------------------------------------------------------------------
 
 
-def test_score_of_one_level(store):
+def test_score_of_one_level(icrkit, store):
     result = icrkit("score", store, "--layer", "mid", "--sigma", 0.1, "--metrics", "icr,trace_ratio,knn_probe")
     assert result.exit_code == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
@@ -75,14 +57,14 @@ def test_score_of_one_level(store):
     assert lines[4].split()[:2] == ["knn_probe", "↑"] and "+-" in lines[4]
 
 
-def test_score_of_all_levels_marks_untrained_ones(store):
+def test_score_of_all_levels_marks_untrained_ones(icrkit, store):
     result = icrkit("score", store, "--metrics", "icr")
     assert result.exit_code == 0
     assert "(0.01)     0.1       1" in result.stdout and "outside the noise" in result.stdout
     assert result.stdout.count("layer ") == 2 and "0.3" in result.stdout
 
 
-def test_score_as_json(store):
+def test_score_as_json(icrkit, store):
     result = icrkit("score", store, "--layer", "up", "--metrics", "icr", "--metrics", "rankme", "--json")
     assert result.exit_code == 0
     read = json.loads(result.stdout)
@@ -97,8 +79,7 @@ def test_score_as_json(store):
     assert alone["rows"][2]["rankme"] == pytest.approx(ik.rankme(level), rel=1e-9)
 
 
-@pytest.mark.filterwarnings("always::UserWarning")
-def test_what_is_missing_is_a_dash_and_null(store):
+def test_what_is_missing_is_a_dash_and_null(icrkit, store):
     tiny = store.parent / "tiny.npz"
     h = np.random.default_rng(0).standard_normal((20, 2, 40)).astype(np.float32)
     np.savez(tiny, mid=h, sigmas=[0.1])
@@ -110,7 +91,7 @@ def test_what_is_missing_is_a_dash_and_null(store):
     assert read["rows"][0]["icr"] is None and read["rows"][0]["rankme"] > 1
 
 
-def test_score_says_what_is_wrong_in_one_line(store, tmp_path):
+def test_score_says_what_is_wrong_in_one_line(icrkit, assert_one_line, assert_usage, store, tmp_path):
     assert_one_line(icrkit("score", tmp_path / "absent.cube"), "absent.cube")
     assert_usage(icrkit("score", store, "--metrics", "icrr"), "no metric 'icrr'; there are icr, total_snr")
     assert_one_line(icrkit("score", store, "--layer", "down"), "no layer 'down'", "mid, up")
@@ -125,7 +106,7 @@ def test_score_says_what_is_wrong_in_one_line(store, tmp_path):
 # ---- compare --------------------------------------------------------------------------------------------------------
 
 
-def test_compare_two_cubes(store, other, tmp_path):
+def test_compare_two_cubes(icrkit, store, other, tmp_path):
     result = icrkit(
         "compare", store, other, "--metrics", "icr,trace_ratio,few_label_probe", "--rank-by", "few_label_probe",
         "--csv", tmp_path / "t.csv", "--plot", tmp_path / "t.png", "--curves", tmp_path / "t.svg",
@@ -144,7 +125,7 @@ def test_compare_two_cubes(store, other, tmp_path):
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (tmp_path / "t.svg").read_text("utf-8")
 
 
-def test_compare_as_json(store, other):
+def test_compare_as_json(icrkit, store, other):
     options = ["--layer", "mid", "--metrics", "icr,rankme", "--rank-by", "icr", "--json"]
     result = icrkit("compare", store, other, *options)
     assert result.exit_code == 0
@@ -156,7 +137,7 @@ def test_compare_as_json(store, other):
     assert ranks["metrics"][0]["n"] == 4 and ranks["metrics"][0]["low"] is None
 
 
-def test_many_levels_are_printed_in_blocks(tmp_path):
+def test_many_levels_are_printed_in_blocks(icrkit, tmp_path):
     sigmas = np.geomspace(0.01, 1, 14)
     cube = ik.datasets.make_cube(60, 3, icr=0.4, sigmas=sigmas, random_state=0)
     np.savez(tmp_path / "many.npz", mid=cube["features"].to_numpy(), sigmas=sigmas)
@@ -165,7 +146,7 @@ def test_many_levels_are_printed_in_blocks(tmp_path):
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_what_is_ranked_by_is_computed_too(store):
+def test_what_is_ranked_by_is_computed_too(icrkit, store):
     options = ["--layer", "mid", "--rank-by", "icr", "--json"]
     read = json.loads(icrkit("compare", store, "--metrics", "rankme", *options).stdout)
     assert list(read["greater_is_better"]) == ["rankme", "icr"]
@@ -179,7 +160,7 @@ def test_what_is_ranked_by_is_computed_too(store):
     assert [row["metric"] for row in read["rank_correlation"]["metrics"]].count("knn_probe") == 0
 
 
-def test_a_place_of_a_row_can_be_ranked_by(store):
+def test_a_place_of_a_row_can_be_ranked_by(icrkit, store):
     read = json.loads(icrkit("compare", store, "--metrics", "icr", "--rank-by", "sigma", "--json").stdout)
     other = ["--rank-by", "sigma", "--lower-is-better", "--json"]
     turned = json.loads(icrkit("compare", store, "--metrics", "icr", *other).stdout)
@@ -197,7 +178,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icrkit.readings.compare", work)
 
 
-def test_a_column_to_rank_by_is_looked_for_before_the_work(store, tmp_path, no_work):
+def test_a_column_to_rank_by_is_looked_for_before_the_work(
+    icrkit, assert_one_line, assert_usage, store, tmp_path, no_work
+):
     assert_usage(icrkit("compare", store, "--metrics", "icr", "--rank-by", "fid"), "--rank-by", "no metric 'fid'")
     assert_usage(icrkit("compare", store, "--rank-by", "icr_low"), "columns that are no metrics: sigma, step")
     assert_usage(icrkit("compare", store, "--rank-by", "linear_cka"), "two sets")
@@ -212,17 +195,46 @@ def test_a_column_to_rank_by_is_looked_for_before_the_work(store, tmp_path, no_w
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_constant_features_are_left_out_on_demand(tmp_path):
+def test_constant_features_are_left_out_on_demand(icrkit, assert_one_line, tmp_path):
     h = np.random.default_rng(0).standard_normal((80, 1, 5)) + np.random.default_rng(1).standard_normal((80, 2, 5))
     h[:, :, 3] = 0.0
     np.savez(tmp_path / "dead.npz", mid=h, sigmas=[0.1])
+    wanted = ik.ICREstimator(correction="crossfit").fit(h[:, :, [0, 1, 2, 4]]).icr_
     for command in ("score", "compare"):
         arguments = (command, tmp_path / "dead.npz", "--metrics", "icr", "--json")
-        stopped, gone = icrkit(*arguments), icrkit(*arguments, "--drop-constant")
-        assert json.loads(stopped.stdout)["rows"][0]["icr"] is None and "constant" in stopped.stderr
-        wanted = ik.ICREstimator(correction="crossfit").fit(h[:, :, [0, 1, 2, 4]]).icr_
-        assert json.loads(gone.stdout)["rows"][0]["icr"] == pytest.approx(wanted, rel=1e-6)
+        assert_one_line(icrkit(*arguments), "nothing could be computed", "icr: Degenerate", "constant")
+        gone = icrkit(*arguments, "--drop-constant")
         assert "1 of 5 features are constant, and left out" in gone.stderr
+        assert json.loads(gone.stdout)["rows"][0]["icr"] == pytest.approx(wanted, rel=1e-6)
+
+
+# ---- numbers that cannot be computed --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Too few images for its features: no ICR; RankMe needs no more."""
+    h = np.random.default_rng(0).standard_normal((20, 2, 3, 40)).astype(np.float32)
+    np.savez(tmp_path / "tiny.npz", mid=h, up=h[..., :39], sigmas=[0.1, 0.2, 0.3])
+    return tmp_path / "tiny.npz"
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_nothing_computed_is_an_error_and_says_why(icrkit, assert_one_line, tiny, command, options):
+    result = icrkit(command, tiny, "--metrics", "icr,total_snr", "--layer", "mid", *options)
+    assert_one_line(result, "nothing could be computed", "icr, total_snr: NotEnoughDataError: ", "d = 40")
+
+
+def test_what_was_not_computed_is_said_once_for_each_reason(icrkit, tiny):
+    result = icrkit("score", tiny, "--metrics", "icr,rankme", "--layer", "mid")
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("icrkit: warning: icr of cube tiny, layer mid, sigma 0.1 and 2 more: NaN, since NotEnou")
+    read = json.loads(icrkit("score", tiny, "--metrics", "icr,rankme", "--layer", "mid", "--json").stdout)
+    assert [one["sigma"] for one in read["not_computed"]] == [0.1, 0.2, 0.3]
+    assert all(one["metrics"] == ["icr"] and "NotEnough" in one["reason"] for one in read["not_computed"])
 
 
 # ---- compare with numbers from elsewhere ----------------------------------------------------------------------------
@@ -233,7 +245,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_numbers_of_a_file_are_joined_and_ranked_by(store, other, tmp_path):
+def test_numbers_of_a_file_are_joined_and_ranked_by(icrkit, store, other, tmp_path):
     outside = write(
         tmp_path / "outside.csv",
         "layer,cube,sigma,accuracy,fid",
@@ -266,7 +278,7 @@ def test_numbers_of_a_file_are_joined_and_ranked_by(store, other, tmp_path):
     assert list(rows[0])[-2:] == ["accuracy", "fid"] and rows[1]["fid"] == "20.0" and rows[0]["fid"] == ""
 
 
-def test_joined_numbers_are_printed(store, tmp_path):
+def test_joined_numbers_are_printed(icrkit, store, tmp_path):
     outside = write(tmp_path / "o.csv", "\ufeffcube,an_accuracy_on_something,fid", "a,0.5,30")
     options = ["--layer", "mid", "--metrics", "icr", "--join", outside]
     result = icrkit("compare", store, *options, "--rank-by", "fid", "--lower-is-better")
@@ -280,7 +292,7 @@ def test_joined_numbers_are_printed(store, tmp_path):
     assert "fid                     ↑" in shown and "rank correlation with fid (" in shown
 
 
-def test_a_file_may_speak_of_steps(tmp_path):
+def test_a_file_may_speak_of_steps(icrkit, assert_one_line, tmp_path):
     runs = []
     for step in (100, 200):
         cube = ik.datasets.make_cube(60, 4, icr=0.4, sigmas=[0.1], random_state=step)
@@ -304,8 +316,8 @@ def test_a_file_may_speak_of_steps(tmp_path):
     [
         (["cube,fid", "c,1"], ["line 2: no cube is called 'c'; there are a"]),
         (["cube,layer,fid", "a,mid,1", "a,down,2"], ["line 3: no layer 'down'", "mid, up"]),
-        (["cube,sigma,fid", "a,0.11,1"], ["line 2: no level sigma=0.11", "0.01, 0.1, 1"]),
-        (["cube,sigma,fid", "a,,1"], ["line 2: no level sigma=nan"]),
+        (["cube,sigma,fid", "a,0.11,1"], ["line 2: no level --sigma 0.11", "0.01, 0.1, 1"]),
+        (["cube,sigma,fid", "a,,1"], ["line 2: no level --sigma nan"]),
         (["cube,sigma,fid", "a,low,1"], ["line 2: sigma is 'low'"]),
         (["cube,layer,fid", "a,,1"], ["line 2: layer is empty"]),
         (["cube,step,fid", "a,3,1"], ["line 2: step 3, and that of cube a is None"]),
@@ -327,19 +339,21 @@ def test_a_file_may_speak_of_steps(tmp_path):
         (['cube,fid', 'a,"1\x00"'], ["o.csv"]),
     ],
 )  # fmt: skip
-def test_a_file_that_does_not_fit_is_named_with_the_place(lines, words, store, tmp_path, no_work):
+def test_a_file_that_does_not_fit_is_named_with_the_place(
+    icrkit, assert_one_line, lines, words, store, tmp_path, no_work
+):
     outside = write(tmp_path / "o.csv", *lines)
     result = icrkit("compare", store, "--layer", "mid", "--join", outside, "--rank-by", "fid")
     assert_one_line(result, str(outside), *words)
 
 
-def test_a_file_that_is_no_table_is_named(store, tmp_path, no_work):
+def test_a_file_that_is_no_table_is_named(icrkit, assert_one_line, store, tmp_path, no_work):
     assert_one_line(icrkit("compare", store, "--join", tmp_path / "absent.csv"), "absent.csv: No such file")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     assert_one_line(icrkit("compare", store, "--join", tmp_path / "binary.csv"), "binary.csv: no CSV table", "UTF-8")
 
 
-def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path, no_work):
+def test_a_target_that_cannot_be_written_is_said_before_the_work(icrkit, assert_one_line, store, tmp_path, no_work):
     missing = tmp_path / "no" / "such" / "t.csv"
     assert_one_line(icrkit("compare", store, "--csv", missing), "no such folder")
     result = icrkit("compare", store, "--plot", tmp_path / "t.xyz")
@@ -347,79 +361,8 @@ def test_a_target_that_cannot_be_written_is_said_before_the_work(store, tmp_path
     assert icrkit("compare", store, "--csv", tmp_path / "t.png").exit_code == 2
 
 
-def test_compare_without_a_cube_is_wrong_usage():
+def test_compare_without_a_cube_is_wrong_usage(icrkit, assert_usage):
     assert_usage(icrkit("compare"), "Missing argument")
 
 
 # ---- memorization ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sets(tmp_path: Path) -> tuple[Path, Path]:
-    """Three copies of training images among ten generated ones."""
-    rng = np.random.default_rng(0)
-    training = rng.standard_normal((40, 64)).astype(np.float32)
-    generated = rng.standard_normal((10, 64)).astype(np.float32)
-    generated[[2, 5, 7]] = training[[30, 1, 4]] + 0.1 * generated[[2, 5, 7]]
-    np.save(tmp_path / "generated.npy", generated)
-    np.save(tmp_path / "training.npy", training)
-    return tmp_path / "generated.npy", tmp_path / "training.npy"
-
-
-def test_memorization_of_feature_files(sets):
-    result = icrkit("memorization", *sets)
-    assert result.exit_code == 0 and result.stderr == ""
-    assert result.stdout.startswith("memorization ratio 0.3000: 3 of 10 generated images")
-    pairs = [line.split()[:2] for line in result.stdout.splitlines()[4:7]]
-    assert sorted(pairs) == [["2", "30"], ["5", "1"], ["7", "4"]]
-
-
-def test_memorization_as_json_with_a_threshold(sets):
-    read = json.loads(icrkit("memorization", *sets, "--threshold", 0.999, "--json").stdout)
-    assert read["memorization_ratio"] == 0.0 and read["threshold"] == 0.999 and not read["exclude_self"]
-    assert len(read["similarity"]) == len(read["nearest"]) == read["n_generated"] == 10
-    assert read["nearest"][2] == 30 and read["similarity"][2] > 0.9
-
-
-def test_a_set_against_itself_leaves_each_image_aside(sets):
-    _, training = sets
-    read = json.loads(icrkit("memorization", training, training, "--json").stdout)
-    assert read["exclude_self"] and read["memorization_ratio"] == 0.0
-    assert "itself aside" in icrkit("memorization", training, training).stdout
-
-
-def test_memorization_of_cubes_takes_one_layer_and_level(store, other):
-    both = "b.cube has layers mid, up and noise levels 0.01, 0.1, 1: choose one with --layer and --sigma"
-    assert_one_line(icrkit("memorization", store, other), both)
-    assert_one_line(
-        icrkit("memorization", store, other, "--layer", "mid"),
-        "b.cube has noise levels 0.01",
-        "choose one with --sigma\n",
-    )
-    assert_one_line(
-        icrkit("memorization", store, other, "--sigma", 0.1), "has layers mid, up: choose one with --layer\n"
-    )
-    options = ["--layer", "mid", "--sigma", 0.1, "--json"]
-    read = json.loads(icrkit("memorization", store, other, *options).stdout)
-    left, right = (ik.open_cube(path).select(layer="mid", sigma=0.1) for path in (store, other))
-    wanted = ik.metrics.memorization_ratio(left, right, 0.6)
-    assert read["memorization_ratio"] == pytest.approx(wanted) and read["n_generated"] == 120
-
-
-def test_plain_features_stand_beside_a_cube_of_many_levels(store, tmp_path):
-    level = ik.open_cube(store).select(layer="mid", sigma=0.1)
-    np.save(tmp_path / "plain.npy", level["mid"].isel(sigma=0).to_numpy()[:, 0])
-    result = icrkit("memorization", tmp_path / "plain.npy", store, "--layer", "mid", "--sigma", 0.1, "--json")
-    assert json.loads(result.stdout)["memorization_ratio"] == 1.0
-
-
-def test_memorization_says_what_is_wrong_in_one_line(sets, tmp_path):
-    generated, training = sets
-    assert_one_line(icrkit("memorization", generated, tmp_path / "absent.npy"), "absent.npy")
-    assert_usage(icrkit("memorization", generated, training, "--threshold", 2), "--threshold", "-1<=x<1")
-    np.save(tmp_path / "none.npy", np.empty((10, 0)))
-    assert_one_line(icrkit("memorization", tmp_path / "none.npy", tmp_path / "none.npy"), "0 feature(s)")
-    np.save(tmp_path / "narrow.npy", np.eye(3))
-    assert_one_line(icrkit("memorization", generated, tmp_path / "narrow.npy"), "64", "3")
-    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    assert_one_line(icrkit("memorization", generated, tmp_path / "objects.npy"), "objects.npy")

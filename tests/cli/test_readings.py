@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import icrkit as ik
-from icrkit.cli import main
 from icrkit.report import Course
 
+Run = Callable[..., Result]
+Check = Callable[..., None]
+
 N = 200
+
+
 STEPS = (90, 200, 1000, 4000)  # as text they sort otherwise
+
+
 SNR = (1.0, 3.0, 6.0, 2.0)
-
-
-def icrkit(*args: object) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def assert_one_line(result: Result, *words: str) -> None:
-    """Exit status 1 and one line on standard error that holds these words."""
-    assert result.exit_code == 1, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("icrkit: ")
-    for word in words:
-        assert word in result.stderr
 
 
 def save(path: Path, snr: float, n: int = N, **attrs: Any) -> Path:
@@ -57,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- course ---------------------------------------------------------------------------------------------------------
 
 
-def test_course_of_a_folder(run: Path, tmp_path: Path) -> None:
+def test_course_of_a_folder(icrkit: Run, run: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("course.png", "expansion.svg", "course.html")]
     options = zip(("--plot", "--expansion", "--report"), files, strict=True)
     result = icrkit("course", run, "--layer", "mid", "--sigma", 0.3, *(word for pair in options for word in pair))
@@ -72,7 +65,7 @@ def test_course_of_a_folder(run: Path, tmp_path: Path) -> None:
     assert course.headline in files[2].read_text("utf-8")
 
 
-def test_cubes_are_sorted_by_their_steps(run: Path, tmp_path: Path) -> None:
+def test_cubes_are_sorted_by_their_steps(icrkit: Run, run: Path, tmp_path: Path) -> None:
     renamed = [tmp_path / f"{name}.cube" for name in "dbca"]
     for path, link in zip(sorted(run.iterdir()), renamed, strict=True):
         link.symlink_to(path)
@@ -83,7 +76,7 @@ def test_cubes_are_sorted_by_their_steps(run: Path, tmp_path: Path) -> None:
     assert read["criterion"] == "information" and read["best_step"] == 1000
 
 
-def test_course_by_icr_after_a_warm_up(run: Path) -> None:
+def test_course_by_icr_after_a_warm_up(icrkit: Run, assert_one_line: Check, run: Path) -> None:
     read = json.loads(icrkit("course", run, "--criterion", "icr", "--layer", "up", "--json").stdout)
     assert read["criterion"] == "icr" and read["layer"] == "up" and read["says"][0].startswith("ICR was lowest")
     warm = json.loads(icrkit("course", run, "--warm-up", 200, "--json").stdout)
@@ -91,7 +84,7 @@ def test_course_by_icr_after_a_warm_up(run: Path) -> None:
     assert_one_line(icrkit("course", run, "--warm-up", 1000), "at least three checkpoints", "from step 1000")
 
 
-def test_dead_units_are_left_out_on_demand(tmp_path: Path) -> None:
+def test_dead_units_are_left_out_on_demand(icrkit: Run, assert_one_line: Check, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image, rest = rng.standard_normal((N, 1, 1, 4)), rng.standard_normal((N, 2, 1, 4))
     for step, snr in zip(STEPS, SNR, strict=True):
@@ -101,12 +94,12 @@ def test_dead_units_are_left_out_on_demand(tmp_path: Path) -> None:
             tmp_path / f"step-{step:08d}.cube", {"mid": 4}, [0.3], n_views=2, n_images=N, attrs={"step": step}
         ) as writer:
             writer.append(np.arange(N), {"mid": h})
-    assert_one_line(icrkit("course", tmp_path), "step 90, layer mid", "[2]", "drop_constant")
+    assert_one_line(icrkit("course", tmp_path), "step 90, layer mid", "[2]", "--drop-constant")
     read = json.loads(icrkit("course", tmp_path, "--drop-constant", "--json").stdout)
     assert read["best_step"] == 1000 and {row["n_features"] for row in read["levels"][0]["steps"]} == {3}
 
 
-def test_bad_courses_are_one_line(run: Path, tmp_path: Path) -> None:
+def test_bad_courses_are_one_line(icrkit: Run, assert_one_line: Check, run: Path, tmp_path: Path) -> None:
     first, second, third, _ = sorted(run.iterdir())
     assert_one_line(icrkit("course", first, second), "at least three checkpoints")
     assert_one_line(icrkit("course", run, second), "step 200 occurs twice")
@@ -126,7 +119,9 @@ def test_bad_courses_are_one_line(run: Path, tmp_path: Path) -> None:
     assert_one_line(icrkit("course", tmp_path / "empty"), "empty")
 
 
-def test_files_are_looked_at_before_the_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_looked_at_before_the_work(
+    icrkit: Run, assert_one_line: Check, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("the course was read")
 
@@ -153,7 +148,7 @@ def disagreeing(tmp_path: Path) -> Path:
     return tmp_path / "a.cube"
 
 
-def test_sweep_by_either_criterion(disagreeing: Path, tmp_path: Path) -> None:
+def test_sweep_by_either_criterion(icrkit: Run, disagreeing: Path, tmp_path: Path) -> None:
     page, figure = tmp_path / "a.html", tmp_path / "a.png"
     result = icrkit("sweep", disagreeing, "--criterion", "information", "--report", page, "--plot", figure)
     assert result.exit_code == 0, result.output
@@ -171,5 +166,5 @@ def test_sweep_by_either_criterion(disagreeing: Path, tmp_path: Path) -> None:
     assert icrkit("sweep", disagreeing, "--criterion", "rankme").exit_code == 2
 
 
-def test_a_sweep_needs_three_levels(run: Path) -> None:
+def test_a_sweep_needs_three_levels(icrkit: Run, assert_one_line: Check, run: Path) -> None:
     assert_one_line(icrkit("sweep", next(iter(sorted(run.iterdir())))), "at least 3 noise levels", "0.1, 0.3")

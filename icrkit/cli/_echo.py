@@ -1,0 +1,53 @@
+"""What every command prints and writes: safe lines, strict JSON, and files looked at before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from icrkit._text import printable, strict_json
+
+__all__ = ["FIGURES", "PAGES", "check_targets", "say", "say_json", "say_result", "warn"]
+
+FIGURES = (".png", ".svg", ".pdf")
+PAGES = (".html", ".htm")
+
+
+def say(line: object = "") -> None:
+    """Print one line."""
+    click.echo(printable(line))
+
+
+def warn(line: str) -> None:
+    """Print one line on standard error, as a warning."""
+    click.echo(f"icrkit: warning: {printable(line)}", err=True)
+
+
+def say_json(value: Any) -> None:
+    """Print JSON."""
+    click.echo(strict_json(value))
+
+
+def say_result(result: Any) -> None:
+    """Table, headline and sentences of a sweep or a course."""
+    for line in result.to_text().split("\n"):
+        say(line)
+    say()
+    say(f"{result.headline}.")
+    for sentence in result.sentences:
+        say(sentence)
+
+
+def check_targets(targets: Mapping[str | None, Sequence[str]]) -> None:
+    """Refuse files that cannot be written, by folder or ending, before the work and not after it."""
+    for path, endings in targets.items():
+        if path is None:
+            continue
+        folder = Path(path).resolve().parent
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "there is no such folder", str(folder))
+        if Path(path).suffix.lower() not in endings:
+            raise click.UsageError(f"{path}: wanted a name that ends in {', '.join(endings)}")

@@ -1,0 +1,77 @@
+"""What is on disk: info, verify, pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from icrkit._text import strict_json
+from icrkit.cli._echo import say, say_json
+from icrkit.exceptions import CubeIncompleteError
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(path: str, as_json: bool) -> None:
+    """What the cube at PATH holds."""
+    from icrkit import io
+
+    state = "complete"
+    try:
+        cube = io.open_cube(path, verify="size")
+    except CubeIncompleteError as error:
+        state = str(error)
+        cube = io.open_cube(path, allow_partial=True, verify="size")
+    facts: dict[str, Any] = {
+        "path": path,
+        "state": state,
+        "n_images": cube.n_images,
+        "n_views": cube.n_views,
+        "sigmas": cube.sigmas.tolist(),
+        "layers": cube.n_features,
+        "dtype": str(cube[cube.layers[0]].dtype),
+        "labels": cube.labels is not None,
+        "step": cube.step,
+        "attrs": cube.attrs,
+    }
+    if as_json:
+        say_json(facts)
+        return
+    levels = facts["sigmas"]
+    say(f"{path}: {cube.n_images} images x {cube.n_views} views x {len(levels)} levels, {facts['dtype']}")
+    lines = {
+        "state": " ".join(state.split()),
+        "layers": ", ".join(f"{name} ({d} features)" for name, d in cube.n_features.items()),
+        "sigmas": ", ".join(f"{sigma:g}" for sigma in levels),
+        "labels": "yes" if facts["labels"] else "no",
+        **{name: value for name, value in cube.attrs.items() if name not in ("layers", "n_views")},
+    }
+    for name, value in lines.items():
+        say(f"  {name}: {value if isinstance(value, str) else strict_json(value, indent=None)}")
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+def verify(path: str) -> None:
+    """Hash every byte of the cube at PATH again."""
+    from icrkit import io
+
+    blocks = io.verify(path)
+    say(f"{path}: {blocks} {'block' if blocks == 1 else 'blocks'}, all as they were written")
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@click.argument("out", type=click.Path())
+def pack(path: str, out: str) -> None:
+    """Put the store at PATH into one file OUT (.h5)."""
+    from icrkit import io
+
+    say(io.pack(path, out))
+
+
+COMMANDS = (info, verify, pack)
