@@ -57,8 +57,12 @@ class Features:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64: the type in which blocks are read."""
-        return np.dtype(np.float32 if self.array.dtype in (np.float16, np.float32) else np.float64)
+        """float32 or float64: the type in which blocks are read.
+
+        Unit vectors are float64: far from the origin they differ in their last digits only.
+        """
+        single = self.array.dtype in (np.float16, np.float32) and self.normalize is None
+        return np.dtype(np.float32 if single else np.float64)
 
     @property
     def in_memory(self) -> bool:

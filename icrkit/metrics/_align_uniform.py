@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from icrkit._features import Features, as_features, unit_rows
 from icrkit.exceptions import NonFiniteError
 from icrkit.metrics._base import FeatureTransformer
+from icrkit.metrics._distances import middle, squared_distances
 
 __all__ = ["AlignUniform", "alignment", "uniformity"]
 
@@ -72,7 +73,7 @@ def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float
         for _, block in features.blocks():
             for a in range(v):
                 for b in range(a + 1, v):
-                    total += float(_powers(block[:, a] - block[:, b], alpha).sum())
+                    total += float(_powers(np.subtract(block[:, a], block[:, b], dtype=np.float64), alpha).sum())
         return _finite(total / (n * v * (v - 1) / 2), features)
 
 
@@ -127,7 +128,8 @@ def uniformity(
 
     Products and exponentials have the precision of the features, sums over blocks float64: float32 features of unit
     length gave values right to 1e-7. Where features lie so far apart that potentials leave the range of their type, all
-    is float64. Cost: N^2 d flops a view (each pair once) and N^2/2 exponentials, V times that pooled.
+    is float64, each block about an origin of its own. Cost: N^2 d flops a view (each pair once) and N^2/2 exponentials,
+    V times that pooled.
 
     References
     ----------
@@ -175,7 +177,11 @@ def _log_mean_potential(rows: Rows, per_image: int, block_size: int) -> float:
         return float("nan")
     step = max(1, block_size // per_image) * per_image
     near = farthest <= _NEAR[rows.dtype.name]
-    log_sum = _log_sum_near(rows, halves, per_image, step) if near else _log_sum_far(rows, halves, per_image, step)
+    log_sum = (
+        _log_sum_near(rows, halves, per_image, step)
+        if near
+        else _log_sum_far(rows.astype(np.float64, copy=False), per_image, step)
+    )
     n_pairs = len(rows) * (len(rows) - per_image) / 2
     return min(log_sum - float(np.log(n_pairs)), 0.0)  # rounding of coincident rows
 
@@ -195,23 +201,27 @@ def _log_sum_near(rows: Rows, halves: NDArray[np.float64], per_image: int, step:
     return float(np.log(total))
 
 
-def _log_sum_far(rows: Rows, halves: NDArray[np.float64], per_image: int, step: int) -> float:
+def _log_sum_far(rows: NDArray[np.float64], per_image: int, step: int) -> float:
     """The same where potentials may all underflow: about the greatest exponent seen so far, in float64."""
     largest, total = -np.inf, 0.0
-    for here, there, exponent in _blocks_of_products(rows.astype(np.float64, copy=False), step):
-        exponent -= halves[here, None]
-        exponent -= halves[None, there]
-        if here.start == there.start:
-            square = exponent[:, : len(exponent)]
-            square -= np.log(2.0)
-            _own(square, per_image, -np.inf)
-        peak = float(exponent.max())
-        if peak > largest:
-            total, largest = total * float(np.exp(largest - peak)), peak
-        if np.isfinite(largest):
-            exponent -= largest
-            np.exp(exponent, out=exponent)
-            total += float(exponent.sum())
+    blocks = [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
+    centres = [middle(rows[block]) for block in blocks]
+    for i, here in enumerate(blocks):
+        for j, there in enumerate(blocks[i:], start=i):
+            mine = rows[here]
+            others = mine if i == j else rows[there]
+            exponent = squared_distances(mine, others, 0.5 * centres[i] + 0.5 * centres[j])
+            exponent *= -0.5
+            if i == j:
+                exponent -= np.log(2.0)  # it holds both orders of a pair
+                _own(exponent, per_image, -np.inf)
+            peak = float(exponent.max())
+            if peak > largest:
+                total, largest = total * float(np.exp(largest - peak)), peak
+            if np.isfinite(largest):
+                exponent -= largest
+                np.exp(exponent, out=exponent)
+                total += float(exponent.sum())
     return largest + float(np.log(total))
 
 

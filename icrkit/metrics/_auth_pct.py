@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from icrkit._features import Features
 from icrkit.metrics._base import Comparison, row_features
+from icrkit.metrics._distances import TIE
 from icrkit.metrics._nearest_rows import DistanceSearch
 
 __all__ = ["AuthPct", "auth_pct"]
@@ -63,8 +64,9 @@ def auth_pct(generated: Any, training: Any, views: str | int = 0) -> float:
     where it and y are nearest to each other. Hence for new images of the training law the share is 1 less the
     probability of that: 1/3 on a line, 0.38 in a plane, towards 1/2 in high dimension.
 
-    Which row is nearest is read from products in the precision of the training features, about their mean; distances
-    are computed in float64 from the differences. A training image that occurs twice has distance 0 from its own: every
+    Which rows may be nearest is read from float32 products with a bound on their rounding; which one is, and how far
+    it lies, from the differences in float64. Distances that agree to 1e-12 tie. A training image
+    that occurs twice has distance 0 from its own: every
     x near it but no copy counts as authentic, so that duplicates are to be removed first.
 
     The same under one rotation, translation or scaling of both sets, and any order of images; not under other linear
@@ -92,7 +94,7 @@ def _training(features: Features, views: str | int) -> _Training:
 def _against(training: _Training, features: Features) -> dict[str, Any]:
     nearest = training.search.nearest(features)
     distance, radius = nearest.values[:, 0], training.radii[nearest.rows[:, 0]]
-    share = float((distance > radius).mean())
+    share = float((distance > radius * (1 + TIE)).mean())
     return {"auth_pct": share, "distance": distance, "radius": radius, **training.search.images(nearest)}
 
 

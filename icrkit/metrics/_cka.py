@@ -65,8 +65,8 @@ def linear_cka(X: Any, Y: Any, debiased: bool = True, views: str | int = 0) -> f
     n(n-3) times the U-statistic of the two Gram matrices, which are never formed. The factors left out cancel.
 
     One pass over both sets in blocks: shifted rows, with their squared lengths as one more column, give all the sums,
-    and the true mean enters at the end. Products have the precision of the features, sums are float64. Cost:
-    n (d_x + d_y)^2 flops, and (d_x + d_y)^2 numbers in memory.
+    and the true mean enters at the end. Products are float64: debiased, one far row is
+    most of every term, and cancels. Cost: n (d_x + d_y)^2 flops, and (d_x + d_y)^2 numbers in memory.
 
     The same under rotation, translation and scaling of either set, and under one order of images for both; not under
     other linear maps. With views="all" rows of one image count as independent, and the debiasing falls short.
@@ -138,7 +138,7 @@ def _check_pairs(x: Features, y: Features, views: str | int) -> None:
 def _joint_rows(x: Features, y: Features, views: str | int) -> Iterator[Rows]:
     """Blocks of rows (x', |x'|^2, y', |y'|^2): features about a provisional mean, in units of a provisional scale.
 
-    The mean keeps float32 products exact at any offset, the scale keeps fourth powers in range; CKA sees neither.
+    The mean keeps the digits of products at any offset, the scale keeps fourth powers in range; CKA sees neither.
     """
     image_bytes = [(f.shape[1] if isinstance(views, str) else 1) * f.shape[2] * f.dtype.itemsize for f in (x, y)]
     step = max(1, _BLOCK_BYTES // sum(image_bytes))
@@ -146,7 +146,7 @@ def _joint_rows(x: Features, y: Features, views: str | int) -> Iterator[Rows]:
     units: list[tuple[NDArray[np.float64], float]] = []
     for (_, a), (_, b) in blocks:
         units = units or [_provisional_unit(rows) for rows in (a, b)]
-        joint = np.empty((len(a), a.shape[1] + b.shape[1] + 2), np.result_type(a, b))
+        joint = np.empty((len(a), a.shape[1] + b.shape[1] + 2))
         start = 0
         for rows, (mean, scale) in zip((a, b), units, strict=True):
             stop = start + rows.shape[1]

@@ -72,7 +72,7 @@ def kernel_distance(
     Mean over subsets of sum_{i != j} [k(x_i, x_j) + k(y_i, y_j)]/(m (m - 1)) - 2 sum_ij k(x_i, y_j)/m^2, with
     k(x, y) = (x.y/d + 1)^3 and m = min(subset_size, N of both). The kernel is used less its values at the common mean,
     k(x, y) - k(x, c) - k(c, y) + k(c, c), which leaves the estimate as it is and costs no digits to features far from
-    the origin. Products have the precision of the features.
+    the origin. Products are float64: the distance is a small difference of large sums.
 
     The same under one rotation of both sets. The kernel knows the origin and a unit: translation and scale change the
     number, so that it compares sets under one encoder only. Another order of images draws others; where both sets are
@@ -131,7 +131,7 @@ def _draw(rows: Rows, m: int, rng: np.random.Generator) -> Rows:
 
 def _unbiased(x: Rows, y: Rows, centre: NDArray[np.float64]) -> float:
     m = len(x)
-    u, v = ((rows - centre).astype(rows.dtype) for rows in (x, y))
+    u, v = (np.subtract(rows, centre, dtype=np.float64) for rows in (x, y))
     within = _kernel_sum(u, u, centre, same=True) + _kernel_sum(v, v, centre, same=True)
     return within / (m * (m - 1)) - 2.0 * _kernel_sum(u, v, centre) / m**2
 
@@ -149,7 +149,7 @@ def _kernel_sum(u: Rows, v: Rows, centre: NDArray[np.float64], *, same: bool = F
     total = 0.0
     for start in range(0, len(u), step):
         here = slice(start, start + step)
-        g = (u[here] @ v.T).astype(np.float64) / d
+        g = u[here] @ v.T / d
         linear = p[here, None] + q
         kernel = 3.0 * p[here, None] * q * (2.0 * base + linear)
         linear += base

@@ -12,6 +12,7 @@ from typing import Any
 
 from icrkit._features import Features
 from icrkit.metrics._base import Comparison, row_features
+from icrkit.metrics._distances import TIE
 from icrkit.metrics._nearest_rows import CosineSearch
 
 __all__ = ["MemorizationRatio", "memorization_ratio"]
@@ -84,7 +85,8 @@ def _against(search: CosineSearch, features: Features, threshold: float, exclude
         raise ValueError(f"threshold must lie in [-1, 1), as cosines do, not {threshold}")
     nearest = search.nearest(features, exclude_self=exclude_self)
     similarity = nearest.values[:, 0]
-    share = float((similarity > threshold).mean())
+    # The threshold itself is no copy, whatever its rounding.
+    share = float((1 - similarity < (1 - threshold) * (1 - TIE)).mean())
     return {"memorization_ratio": share, "similarity": similarity, **search.images(nearest)}
 
 

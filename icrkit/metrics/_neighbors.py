@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from icrkit._features import Features, check_views
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._base import CubeEstimator, row_features
+from icrkit.metrics._distances import stable_descending
 
 __all__ = ["NeighborRetrieval", "Neighbors", "neighbor_retrieval"]
 
@@ -138,7 +139,7 @@ def _retrieve(
     similarity = _similarities(features, which, own, component)
     found = np.empty((len(which), n_neighbors + n_farthest), dtype=np.intp)
     for row, mine, out in zip(similarity, own, found, strict=True):
-        order = np.argsort(-row, kind="stable")
+        order = stable_descending(row)  # copies of an image tie, whatever the rounding of their products
         order = order[order != mine]
         out[:n_neighbors], out[n_neighbors:] = order[:n_neighbors], order[len(order) - n_farthest :]
     images, views = np.divmod(found, per_image)
@@ -172,18 +173,15 @@ def _similarities(
     sizes = np.zeros(n)  # squared lengths of the means
     with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
         for some in _feature_ranges(features, len(which)):
-            queries = np.empty((len(which), some.shape[2]), dtype=some.dtype)
+            queries = np.empty((len(which), some.shape[2]))
             for q, (image, row) in enumerate(zip(which, own % per_image, strict=True)):
                 for piece, rows, _ in _parts(some.read(image, image + 1), component):
                     queries[q, piece] = rows[row]
-            largest = np.abs(queries).max(axis=1)
-            if ((largest > 0) & ~((largest > 1e-15) & (largest < 1e15))).any():
-                queries = queries.astype(np.float64)  # products would leave float32's range
             for start, tile in some.blocks(_tile_bytes(some)):
                 for piece, rows, mean in _parts(tile, component):
                     here = slice(start * per_image, start * per_image + len(rows))
                     products[here] += rows @ queries[:, piece].T
-                    squares[here] += np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+                    squares[here] += np.einsum("nd,nd->n", rows, rows)
                     sizes[start : start + len(mean)] += np.einsum("nd,nd->n", mean, mean)
     if not (np.isfinite(squares).all() and np.isfinite(products).all()):
         features.raise_non_finite()
@@ -199,10 +197,10 @@ def _parts(tile: NDArray[Any], component: str) -> Iterator[tuple[slice, NDArray[
         block = tile[:, :, piece]
         mean = block.mean(axis=1, dtype=np.float64)
         if component == "residual":
-            # The difference in float64: most digits of a small residual would be lost with the mean's last one.
-            rows = (block - mean[:, None]).astype(tile.dtype).reshape(n * v, -1)
+            # In float64: most digits of a small residual would be lost with the mean's last one.
+            rows = (block - mean[:, None]).reshape(n * v, -1)
         else:
-            rows = mean.astype(tile.dtype)
+            rows = mean
         yield piece, rows, mean
 
 

@@ -23,6 +23,7 @@ from icrkit._features import Features, unit_rows
 from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._base import Measure, labelled_features
 from icrkit.metrics._classes import check_squares, class_codes, read_rows
+from icrkit.metrics._distances import TIE
 from icrkit.moments import Moments
 
 __all__ = [
@@ -184,7 +185,7 @@ def knn_probe(
     True
     """
     features, y = labelled_features(X, y)
-    rows = read_rows(features, views).astype(features.dtype, copy=False)
+    rows = read_rows(features, views)
     return _cross_validated(
         lambda: _CosineNeighbors(n_neighbors, temperature), rows, class_codes(y)[1], cv, random_state
     )
@@ -353,25 +354,43 @@ class _CosineNeighbors:
         self.temperature = temperature
 
     def fit(self, rows: Rows, labels: NDArray[Any]) -> Self:
-        self.rows = unit_rows(rows)
+        # In float64: far from the origin rows point the same way but for their last digits.
+        self.rows = unit_rows(rows.astype(np.float64, copy=False))
         self.classes, self.codes = np.unique(labels, return_inverse=True)
         return self
 
     def predict(self, rows: Rows) -> NDArray[Any]:
         step = max(1, BLOCK_BYTES // (len(self.rows) * self.rows.itemsize))
-        told = [self._votes(rows[start : start + step]).argmax(axis=1) for start in range(0, len(rows), step)]
+        told = [_first_of_greatest(self._votes(rows[start : start + step])) for start in range(0, len(rows), step)]
         return np.asarray(self.classes[np.concatenate(told)])
 
     def _votes(self, rows: Rows) -> NDArray[np.float64]:
-        similarity = unit_rows(rows) @ self.rows.T
-        n, k = similarity.shape[1], min(self.n_neighbors, similarity.shape[1])
-        nearest = np.argpartition(similarity, n - k, axis=1)[:, n - k :]
-        near = np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
+        similarity = unit_rows(rows.astype(np.float64, copy=False)) @ self.rows.T
+        nearest = _most_similar(similarity, min(self.n_neighbors, similarity.shape[1]))
+        near = np.take_along_axis(similarity, nearest, axis=1)
         # The largest is taken off: small temperatures would overflow, and only the order of the sums counts.
         weights = np.exp((near - near.max(axis=1, keepdims=True)) / self.temperature)
         cell = np.arange(len(rows))[:, None] * len(self.classes) + self.codes[nearest]
         votes = np.bincount(cell.ravel(), weights.ravel(), minlength=len(rows) * len(self.classes))
         return np.asarray(votes.reshape(len(rows), -1), dtype=np.float64)
+
+
+def _most_similar(similarity: NDArray[np.float64], k: int) -> NDArray[np.intp]:
+    """Columns of the k greatest entries of each row; of those that tie with the last one the first columns."""
+    n = similarity.shape[1]
+    nearest = np.argpartition(similarity, n - k, axis=1)[:, n - k :]
+    least = np.take_along_axis(similarity, nearest, axis=1).min(axis=1)
+    tied = np.flatnonzero(np.count_nonzero(similarity >= least[:, None] - TIE, axis=1) > k)
+    for row in tied:  # copies: which of them rounding leaves among the k must not matter
+        above = np.flatnonzero(similarity[row] > least[row] + TIE)
+        ties = np.flatnonzero(np.abs(similarity[row] - least[row]) <= TIE)
+        nearest[row] = np.concatenate([above, ties])[:k]
+    return np.asarray(nearest)
+
+
+def _first_of_greatest(votes: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Column of the greatest entry of each row; the first of those that tie but for rounding."""
+    return np.asarray((votes >= votes.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1))
 
 
 class _Probe(ClassifierMixin, Measure):  # type: ignore[misc]
@@ -565,7 +584,7 @@ class KNNProbe(_Probe):
         self.views = views
 
     def _rows(self, features: Any) -> Rows:
-        return read_rows(features, self.views).astype(features.dtype, copy=False)
+        return read_rows(features, self.views)
 
     def _make(self) -> Any:
         return _CosineNeighbors(self.n_neighbors, self.temperature)

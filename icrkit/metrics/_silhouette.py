@@ -20,11 +20,12 @@ from icrkit._features import Features, unit_rows
 from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
 from icrkit.metrics._base import Measure, labelled_features, row_features
 from icrkit.metrics._classes import add_by_label, class_codes, read_rows
+from icrkit.metrics._distances import middle, squared_distances
 from icrkit.moments import Moments
 
 __all__ = ["Silhouette", "silhouette"]
 
-Rows = NDArray[np.floating]
+Rows = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 
@@ -79,7 +80,8 @@ def silhouette(
     Mean of (b - a)/max(a, b): a is the mean distance of a row to the others of its class, b the least of its mean
     distances to the other classes; 0 for the only row of a class. scikit-learn's ``silhouette_score``. Labels that have
     nothing to do with the features read a little below 0, since b is the least of several. Euclidean distances cost
-    N^2 d flops (each pair once), in blocks, products in the precision of the features. Cosine distances need no pairs:
+    N^2 d flops (each pair once), in blocks and in float64, each block about an origin of its own, so that classes far
+    from all others cost no digits. Cosine distances need no pairs:
     their mean over a class is 1 - <u, m>, u the row and m the class's mean, both of unit vectors; that costs N d K. A
     zero row has no direction and lies at distance 1 from all others, with a warning. k-means: 10 starts from k-means++,
     on unit vectors with "cosine". Invariant under rotation, scaling and order; "euclidean" under translation as well,
@@ -105,18 +107,20 @@ def silhouette(
     features, y = labelled_features(X, y) if labels == "classes" else (row_features(X), None)
     rows = read_rows(features, views)
     n, per_image, d = rows.shape
-    rows = rows.reshape(n * per_image, d).astype(features.dtype, copy=False)
+    rows = rows.reshape(n * per_image, d).astype(np.float64)
     # In units of a power of two, which changes no digits: squares and sums stay in range.
     rows = np.ldexp(rows, -int(np.frexp(np.abs(rows).max())[1]))
     if metric == "cosine":
         rows = unit_rows(rows, features.name)
-    if not np.abs(rows - rows[0]).max() > 4 * np.finfo(rows.dtype).eps * np.abs(rows).max():
+    # Rows that are c times one row point the same way but for the rounding of their own type.
+    eps = np.finfo(features.dtype if metric == "cosine" else np.float64).eps
+    if not np.abs(rows - rows[0]).max() > 8 * eps * np.abs(rows).max():
         how = "point the same way" if metric == "cosine" else "are equal"
         raise DegenerateFeaturesError(
             f"{features.name}: all rows {how} (n_features={d}): no class lies apart from another"
         )
     if metric == "euclidean":
-        rows -= rows.mean(axis=0)  # distances do not depend on the origin, and rounding is least around the mean
+        rows -= middle(rows)  # distances do not depend on the origin, and rounding is least near most of the rows
     if labels == "kmeans":
         codes = _clusters(rows, n_clusters, random_state)
     else:
@@ -144,45 +148,50 @@ def _coefficients(sums: NDArray[np.float64], codes: Codes, counts: Codes) -> NDA
 
 def _euclidean_sums(rows: Rows, codes: Codes, block_size: int) -> NDArray[np.float64]:
     """Sums of each row's distances to the rows of each class, (N, K), codes ascending; every block of pairs once."""
-    squares = np.square(rows, dtype=np.float64).sum(axis=1).astype(rows.dtype)
     n = len(rows)
-    buffer = np.empty(min(block_size, n) ** 2, dtype=rows.dtype)
     blocks = [slice(start, min(start + block_size, n)) for start in range(0, n, block_size)]
+    centres = [middle(rows[block]) for block in blocks]
     runs = [np.unique(codes[block], return_index=True) for block in blocks]
     sums = np.zeros((int(codes[-1]) + 1, n))
     for i, here in enumerate(blocks):
-        doubled = -2 * rows[here]
+        mine = rows[here]
         present, first = runs[i]
-        bounds = list(zip(present.tolist(), itertools.pairwise([*first.tolist(), len(doubled)]), strict=True))
+        bounds = list(zip(present.tolist(), itertools.pairwise([*first.tolist(), len(mine)]), strict=True))
         for j, there in enumerate(blocks[i:], start=i):
-            shape = len(doubled), there.stop - there.start
-            distances = buffer[: shape[0] * shape[1]].reshape(shape)
-            np.matmul(doubled, rows[there].T, out=distances)
-            distances += squares[here, None]
-            distances += squares[there]
-            np.maximum(distances, 0, out=distances)  # rounding of coincident rows
+            others = mine if i == j else rows[there]
+            distances = squared_distances(mine, others, 0.5 * centres[i] + 0.5 * centres[j])
             np.sqrt(distances, out=distances)
             if i == j:
                 np.fill_diagonal(distances, 0)
             present, first = runs[j]
-            sums[present, here] += np.add.reduceat(distances, first, axis=1, dtype=np.float64).T
+            sums[present, here] += np.add.reduceat(distances, first, axis=1).T
             if j > i:
                 # Run by run: along this axis reduceat takes ten times as long.
                 for k, (start, stop) in bounds:
-                    sums[k, there] += distances[start:stop].sum(axis=0, dtype=np.float64)
+                    sums[k, there] += distances[start:stop].sum(axis=0)
     return sums.T
 
 
-def _cosine_sums(unit: NDArray[Any], codes: Codes) -> NDArray[np.float64]:
-    """Sums of each row's cosine distances to the other rows of each class, (N, K), without pairs."""
-    unit = np.asarray(unit, dtype=np.float64)
+def _cosine_sums(unit: Rows, codes: Codes) -> NDArray[np.float64]:
+    """Sums of each row's cosine distances to the other rows of each class, (N, K), without pairs.
+
+    1 - <u, v> = |u - v|^2/2 + e_u + e_v, e = (1 - |u|^2)/2: 0, and 1/2 for a zero row. The sum of squares over a class
+    follows from its sums about any origin: about the mean of all rows few digits are lost where all point one way.
+    """
+    zero = np.asarray(~unit.any(axis=1))
     counts = np.bincount(codes)
+    centred = unit - unit.mean(axis=0)
+    squares = np.square(centred).sum(axis=1)
     totals = np.zeros((len(counts), unit.shape[1]))
-    add_by_label(totals, unit, codes)
-    sums = counts - unit @ totals.T
+    add_by_label(totals, centred, codes)
+    of_class = np.bincount(codes, weights=squares), np.bincount(codes, weights=zero)
+    terms = squares[:, None] * counts + of_class[0]
+    sums = (terms - 2 * centred @ totals.T) / 2
+    sums[sums <= 64 * np.finfo(np.float64).eps * terms] = 0.0  # rounding of directions that agree
+    sums += (zero[:, None] * counts + of_class[1]) / 2
     own = np.arange(len(codes)), codes
-    sums[own] -= 1 - np.square(unit).sum(axis=1)  # a row and itself are no pair
-    return np.maximum(sums, 0.0)
+    sums[own] -= zero  # a row and itself are no pair
+    return np.asarray(sums)
 
 
 def _clusters(rows: Rows, n_clusters: int, random_state: int) -> Codes:

@@ -71,7 +71,7 @@ def read_by(patch: pytest.MonkeyPatch, images: int) -> None:
 def test_any_blocks_give_the_neighbours_of_scikit_learn(n, m, v, k, views, seed, blocks, images):
     x, y = cubes(n, m, v, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in zip(("_QUERIES", "_CANDIDATES", "_PAIRS"), blocks, strict=True):
+        for name, size in zip(("_QUERIES", "_CANDIDATES", "_MOST_CLOSE"), blocks, strict=True):
             patch.setattr(_nearest_rows, name, size)
         read_by(patch, images)
         found = by_distance(x, y, k, views=views)
@@ -220,7 +220,9 @@ def test_one_generated_image_is_a_set_and_one_training_image_is_none(est, measur
 def test_rows_beyond_the_range_of_the_training_set_overflow_by_name():
     x, y = cubes()
     with pytest.raises(NonFiniteError, match="overflow"):
-        by_distance((x * 1e30).astype(np.float32), (y * 1e-30).astype(np.float32))
+        by_distance(x * 1e100, y * 1e-100)
+    far, near = (x * 1e30).astype(np.float32), (y * 1e-30).astype(np.float32)  # no matter for float64
+    np.testing.assert_allclose(by_distance(far, near).values[:, 0], np.linalg.norm(far[:, 0].astype(float), axis=1))
 
 
 def test_zero_vectors_are_similar_to_nothing():
@@ -229,3 +231,69 @@ def test_zero_vectors_are_similar_to_nothing():
     with pytest.warns(UserWarning, match="1 feature vectors are all zero"):
         found = by_cosine(x, y)
     assert found.values[4, 0] == 0
+
+
+# ---- against exact distances ----------------------------------------------------------------------------------------
+
+
+def exact_neighbours(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and distances by differences in long double."""
+    squares = np.array([np.square(y.astype(np.longdouble) - row).sum(axis=1) for row in x.astype(np.longdouble)])
+    rows = np.argsort(squares, axis=1, kind="stable")[:, :k]
+    return rows, np.sqrt(np.take_along_axis(squares, rows, axis=1)).astype(np.float64)
+
+
+def far_cluster(dtype: type, offset: float, far: float, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets at a common offset, a third of each in a far cluster, one row an outlier farther still."""
+    rng = np.random.default_rng(1)
+    sets = [0.1 * rng.standard_normal((n, 1, d)) + offset for n in (150, 700)]
+    for h in sets:
+        h[::3, :, 0] += far
+        h[1] += 100 * far
+    return tuple(h.astype(dtype) for h in sets)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("offset", "far"), [(0, 0), (1e4, 0), (0, 1e4), (0, 1e6), (1e4, 1e4), (-1e6, 1e6)])
+def test_no_product_decides_which_row_is_nearest(dtype, offset, far):
+    x, y = far_cluster(dtype, offset, far)
+    rows, distances = exact_neighbours(x[:, 0], y[:, 0], 3)
+    found = by_distance(x, y, 3)
+    np.testing.assert_allclose(found.values, distances, rtol=1e-9)
+    np.testing.assert_allclose(found.values[distances[:, 1] < far / 2 + 10], distances[distances[:, 1] < far / 2 + 10])
+    apart = (np.diff(exact_neighbours(x[:, 0], y[:, 0], 4)[1], axis=1) > 1e-9 * distances).all(axis=1)
+    np.testing.assert_array_equal(found.rows[apart], rows[apart])
+    assert apart.mean() > (0.8 if dtype == np.float64 or not offset else 0.0)
+    again = by_distance(y, y, exclude_self=True)
+    np.testing.assert_allclose(again.values[:, 0], exact_neighbours(y[:, 0], y[:, 0], 2)[1][:, 1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 100, 1e4])
+def test_no_product_decides_which_row_points_the_same_way(dtype, offset):
+    x, y = far_cluster(dtype, offset, 3.0)
+    units = [h[:, 0].astype(np.longdouble) for h in (x, y)]
+    units = [h / np.sqrt(np.square(h).sum(axis=1, keepdims=True)) for h in units]
+    rows, distances = exact_neighbours(*units, 2)
+    found = by_cosine(x, y)
+    np.testing.assert_allclose(1 - found.values[:, 0], distances[:, 0] ** 2 / 2, rtol=1e-6, atol=1e-15)
+    apart = distances[:, 1] > distances[:, 0] * (1 + 1e-6)
+    np.testing.assert_array_equal(found.rows[apart, 0], rows[apart, 0])
+    assert apart.mean() > 0.9
+
+
+@pytest.mark.parametrize("search", [by_distance, by_cosine])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_rows_that_tie_the_first_is_the_nearest(search, dtype):
+    # Copies at many places of a block: BLAS gives them products that differ in their last digits.
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30, 37)).astype(dtype)
+    y = np.tile(rows, (70, 1))[:, None]
+    x = (rows + 0.01 * rng.standard_normal(rows.shape))[:, None].astype(dtype)
+    found = search(x, y, 3)
+    np.testing.assert_array_equal(found.rows, np.arange(30)[:, None] + [0, 30, 60])
+    assert (np.ptp(found.values, axis=1) == 0).all()
+    # Two rows that mirror one another about a query tie, whatever the order of the sum over features.
+    centre, step = rng.standard_normal(64), rng.standard_normal(64)
+    y = np.stack([centre + 50, centre + step, centre - step, centre + rng.permutation(step)])[:, None]
+    assert by_distance(np.stack([centre, centre])[:, None], y).rows[0, 0] == 1

@@ -58,7 +58,25 @@ def test_votes_by_hand():
     # Of (1, 0) the cosines are 1, .8 and 0: the nearest wins, exp(2) > exp(1.6), over twice exp(0) only if both count.
     votes = probe._votes(np.array([[5.0, 0]]))[0]
     np.testing.assert_allclose(votes, np.exp([-0.4, 0, -2]), rtol=1e-12)  # a, b, c, with the largest taken off
-    assert probe.predict(np.array([[5.0, 0], [0, 1], [0.7, 0.7]])).tolist() == ["b", "c", "c"]
+    assert probe.predict(np.array([[5.0, 0], [0, 1], [0.5, 0.9]])).tolist() == ["b", "c", "c"]
+    # b and both of c lie at the same angle: the first two of them vote, whatever rounding makes of their cosines.
+    assert probe.predict(np.array([[0.7, 0.7], [0.1, 0.1], [1 / 3, 1 / 3]])).tolist() == ["a"] * 3
+
+
+def test_votes_that_tie_go_to_the_first_class():
+    rows = np.array([[0.6, 0.8], [0.8, 0.6], [0.6, 0.8], [0.8, 0.6]])
+    probe = _probes._CosineNeighbors(4, 0.07).fit(rows, np.array(["d", "c", "a", "b"]))
+    for scale in (1.0, 0.1, 1 / 3, 7e-5):  # each class has one row at the same angle
+        assert probe.predict(scale * np.array([[1.0, 1.0]])).tolist() == ["a"]
+    many = np.tile(np.random.default_rng(0).standard_normal((7, 33)), (40, 1))
+    similarity = many[:3] @ many.T
+    order = np.argsort(-similarity[0], kind="stable")
+    first = _probes._most_similar(similarity / np.abs(similarity).max(), 50)
+    assert set(first[0] % 7) == set(order[:50] % 7)
+    partial = [c for c in set(first[0] % 7) if (first[0] % 7 == c).sum() < 40]
+    for c in partial:  # of copies the first
+        here = np.sort(first[0][first[0] % 7 == c])
+        np.testing.assert_array_equal(here, c + 7 * np.arange(len(here)))
 
 
 def test_one_neighbour_is_the_nearest():
@@ -207,10 +225,11 @@ def test_they_are_scored_on_other_images_by_scikit_learn(est):
     assert scores.mean() == pytest.approx(clone(est).fit(h, y).accuracy_, abs=1e-12)
 
 
-def test_knn_has_the_precision_of_the_features_and_linear_that_of_the_mean():
+def test_no_float32_product_decides_who_votes():
     h, y = labelled(v=2)
-    assert ik.KNNProbe().fit(h.astype(np.float32), y).probe_.rows.dtype == np.float32
-    assert ik.KNNProbe().fit(h, y).probe_.rows.dtype == np.float64
+    for offset in (0, 1e4):
+        far = (h + offset).astype(np.float32)
+        assert ik.knn_probe(far, y, n_neighbors=3) == ik.knn_probe(far.astype(np.float64), y, n_neighbors=3)
 
 
 # ---- invariance -----------------------------------------------------------------------------------------------------
