@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import io
 import os
 import re
@@ -46,7 +47,9 @@ def shell_words(message: str, options: Mapping[str, str]) -> str:
     options : mapping
         Parameter to option: ``--pool`` becomes ``--pool VALUE``, ``--set class_label=`` becomes
         ``--set class_label=VALUE``, ``--resume/--no-resume`` one of the two. A name that is no option stands for a
-        phrase; and so does a key that is no identifier, such as ``available_layers()``.
+        phrase; and so does a key that is no identifier, such as ``available_layers()``. A key that ends with an
+        opening bracket is a call, whose arguments follow a colon: ``noise.Flow(name='t')`` becomes
+        ``--noise flow:name=t``.
 
     Returns
     -------
@@ -63,7 +66,11 @@ def shell_words(message: str, options: Mapping[str, str]) -> str:
     if not options:
         return message
     for phrase in sorted((name for name in options if not name.isidentifier()), key=len, reverse=True):
-        message = message.replace(phrase, options[phrase])
+        if phrase.endswith("("):
+            call = rf"(?<![\w.]){re.escape(phrase)}([^()]*)\)"
+            message = re.sub(call, functools.partial(_called, options[phrase]), message)
+        else:
+            message = message.replace(phrase, options[phrase])
     names = "|".join(sorted((name for name in options if name.isidentifier()), key=len, reverse=True))
     if not names:
         return message
@@ -78,13 +85,18 @@ def shell_words(message: str, options: Mapping[str, str]) -> str:
             return match[0]
         return _option(options[name], match["value"] if match["name"] else None)
 
-    # A word with an underscore is a parameter wherever it stands; another one where it begins the message.
+    # A word with an underscore is a parameter wherever it stands; another one where it begins what is said.
     bare = "|".join(name for name in names.split("|") if "_" in name) or r"(?!)"
     pattern = (
         rf"{_SHELL}|(?<![\w./'\"-]){given}|(?<![\w./'\"\[-])(?P<bare>{bare})(?![\w='\"/.]|\()"
-        rf"|\A(?P<first>{names})(?= (?:must|is|holds) )"
+        rf"|(?:\A|(?<=: ))(?P<first>{names})(?= (?:must|is|holds) )"
     )
     return re.sub(pattern, replace, message)
+
+
+def _called(option: str, match: re.Match[str]) -> str:
+    arguments = re.sub(r"['\"]", "", match[1]).replace(", ", ",")
+    return f"{option}:{arguments}" if arguments else option
 
 
 def _option(option: str, value: str | None) -> str:

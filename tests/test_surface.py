@@ -30,6 +30,8 @@ NAMES = {
     "encode": "--set autoencoder=",
     "available_layers()": "--list-layers",
     "attrs['step']": "--step",
+    "noise.Flow(": "--noise flow",
+    "noise.Flow": "--noise flow",
 }
 
 
@@ -54,8 +56,11 @@ NAMES = {
         ("code=FOLDER says where it is", "--code FOLDER says where it is"),
         ("n_views must be 1 or more, not 0", "--n-views must be 1 or more, not 0"),
         ("shard must be (i, n)", "--shard must be (i, n)"),
+        ("a.npz, array 'x': size must be 1", "a.npz, array 'x': --size must be 1"),
         ("available_layers() lists what else", "--list-layers lists what else"),
         ("does not record attrs['step']", "does not record --step"),
+        ("or noise.Flow(name='t', scale=...) give it", "or --noise flow:name=t,scale=... give it"),
+        ("noise.Flow() or noise.Flow", "--noise flow or --noise flow"),
         # Nothing of a person's own is rewritten.
         ("/data/size=3/a.npz: no such file", "/data/size=3/a.npz: no such file"),
         ("layer 'n_views' is not there", "layer 'n_views' is not there"),

@@ -2,115 +2,31 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import importlib
-import json
+import inspect
 import math
 import re
+import shlex
+import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from icrkit import _surface
+from icrkit._surface import results_alone, worded
+from icrkit._text import printable, strict_json
 from icrkit_extractors import images as image_sources
 from icrkit_extractors import models, noise, views
+from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, options_of, shard_of, view_of
 from icrkit_extractors._onnx import OnnxSource
 from icrkit_extractors.run import Estimate, estimate, extract, extract_course
 
 __all__ = ["main"]
-
-# What a name on the command line stands for.
-_VIEWS: dict[str, Callable[..., Any]] = {
-    name.lower(): getattr(views, name) for name in ("Paper", "Augment", "Fashion", "Digits", "Unchanged")
-}
-
-
-# ---- texts to values ------------------------------------------------------------------------------------------------
-
-
-def _value(text: str) -> Any:
-    """A Python literal, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _options(texts: Iterable[str], option: str) -> dict[str, Any]:
-    given = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"{text!r} is not name=value", param_hint=option)
-        given[name] = _value(value)
-    return given
-
-
-def _made(text: str, known: Mapping[str, Callable[..., Any]], option: str) -> Any:
-    """What NAME, NAME:VALUE or NAME:KEY=VALUE,... stands for."""
-    name, _, rest = text.partition(":")
-    if name.lower() not in known:
-        raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
-    # Commas inside brackets belong to a value.
-    parts = re.split(r",(?![^(\[]*[)\]])", rest) if rest else []
-    positional = [_value(part) for part in parts if "=" not in part]
-    named = {key: _value(value) for key, _, value in (part.partition("=") for part in parts if "=" in part)}
-    try:
-        return known[name.lower()](*positional, **named)
-    except TypeError as error:
-        raise click.BadParameter(f"{text!r}: {error}", param_hint=option) from error
-
-
-def _law(text: str) -> Any:
-    name, _, rest = text.partition(":")
-    if name == "scheduler":
-        return noise.from_scheduler(json.loads(Path(rest).read_text()))
-    return _made(text, noise.LAWS, "--noise")
-
-
-def _view(text: str) -> Any:
-    module, _, name = text.partition(":")
-    if "." in module and name:
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise click.BadParameter(f"{text!r}: {error}", param_hint="--views") from error
-        return found() if isinstance(found, type) else found
-    return _made(text, _VIEWS, "--views")
-
-
-def _sigmas(text: str | None, law: Any) -> list[float]:
-    if text is None:
-        if isinstance(law, noise.Clean):
-            return [0.0]
-        trained = getattr(law, "trained_range", None)
-        hint = f"; this network was trained on {trained[0]:.3g} to {trained[1]:.3g}" if trained else ""
-        raise click.UsageError(f"--sigmas is needed, such as 0.05,0.1,0.2 or 0.02:2:10 (low:high:count){hint}")
-    try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            # Four digits: levels that a person can type again. The ends stay as they were typed.
-            between = [float(f"{value:.4g}") for value in np.geomspace(float(low), float(high), int(count))[1:-1]]
-            return [float(low), *between, float(high)]
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is neither a list like 0.05,0.1 nor low:high:count", param_hint="--sigmas"
-        ) from error
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise click.BadParameter(f"{text!r} is not I/N with I from 0 to N - 1", param_hint="--shard")
-    return int(match[1]), int(match[2])
 
 
 def _steps(given: tuple[int, ...], paths: list[str]) -> list[int]:
@@ -149,7 +65,8 @@ def _pairs(model: tuple[str, ...], checkpoint: tuple[str, ...]) -> list[tuple[st
 
 def _shown(layers: Mapping[str, Any]) -> str:
     width = max(map(len, layers), default=0)
-    return "\n".join(f"{name:{width}}  {'' if shape is None else shape}".rstrip() for name, shape in layers.items())
+    rows = (f"{name:{width}}  {'' if shape is None else shape}" for name, shape in layers.items())
+    return "\n".join(printable(row).rstrip() for row in rows)
 
 
 def _seconds(seconds: float) -> str:
@@ -169,26 +86,73 @@ def _size(n: float) -> str:
 def _planned(cost: Estimate) -> str:
     layers = ", ".join(f"{name} ({d} features)" for name, d in cost.layers.items())
     return (
-        f"layers: {layers}\n"
+        f"layers: {printable(layers)}\n"
         f"forward passes: {cost.forwards} ({cost.n_images} images x {cost.n_views} views x {cost.n_levels} levels)\n"
         f"features: {_size(cost.bytes)}\n"
         f"time: about {_seconds(cost.seconds)} at {cost.images_per_second:.0f} img/s"
     )
 
 
+# What parameters of the Python interface are in this command, beside those that have its options' names.
+_PYTHON_NAMES = {
+    "noise": "--noise", "views": "--views", "key": "--images-key", "compile": "--compile/", "sources": "--checkpoint",
+    **{name: f"--images-set {name}=" for name in ("layout", "value_range", "background", "labels")},
+    "encode": "--set autoencoder=", "providers": "--device",
+    "call": "--noise LAW:name=... where only the name is another, or a function of yours around it (--family module)",
+    "available_layers()": "--list-layers", "TorchSource(module, layers=[...])": "--layers NAME",
+    "attrs['step']": "--step",
+    "2 * images - 1": '--images-set "value_range=(0,1)"', "noise.from_scheduler": "--noise scheduler:PATH",
+    **{f"noise.{law.__name__}": f"--noise {name}" for name, law in noise.LAWS.items()},
+    **{f"noise.{law.__name__}(": f"--noise {name}" for name, law in noise.LAWS.items()},
+    **{f"views.{view.__name__}": f"--views {name}" for name, view in VIEWS.items()},
+    **{f"views.{view.__name__}(": f"--views {name}" for name, view in VIEWS.items()},
+}  # fmt: skip
+
+
 class _Extract(click.Command):
-    """Turns what a network or its framework says of its input or device into an error that says what to look at."""
+    """Prints the result alone on standard output, whatever the network's own code prints; what that code says of its
+    input or device becomes an error that says what to look at."""
+
+    python_names = _PYTHON_NAMES
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except (RuntimeError, AssertionError) as error:
-            if isinstance(error, click.exceptions.Exit | click.Abort):
+            with results_alone():
+                result = super().invoke(ctx)
+        except (ValueError, OSError, ImportError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if isinstance(error, click.exceptions.Exit | click.Abort | click.ClickException):
                 raise
+            said = f"the code ended the process: sys.exit({error})" if isinstance(error, SystemExit) else str(error)
             raise ValueError(
-                f"the network did not run: {type(error).__name__}: {error} (--size and --channels change the images, "
-                "--device says where it runs, --batch-size how much memory it takes)"
+                f"the network did not run: {type(error).__name__}: {said}{_place(error)} (--size and --channels change "
+                "the images, --device says where it runs, --batch-size how much memory it takes; icrkit --debug "
+                "extract shows the traceback)"
             ) from error
+        click.echo(result)
+
+
+def _place(error: BaseException) -> str:
+    """The last line of code that is neither ours nor an installed package's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _INSTALLED.search(frame.filename) and frame.filename[:1] != "<"]
+    return f", in {own[-1].filename}, line {own[-1].lineno}" if own else ""
+
+
+# Where a line is not the user's: packages, the standard library, and this one.
+_INSTALLED = re.compile(
+    "|".join(
+        [r"[\\/](?:site|dist)-packages[\\/]"]
+        + [f"^{re.escape(str(Path(one.__file__).parent))}" for one in (image_sources, _surface, traceback)]
+    )
+)
+
+
+def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[a-z]+(:\d{1,4})?", value):
+        raise click.BadParameter(f"{value!r} is not a device such as cpu, cuda or cuda:1")
+    return value
 
 
 @click.command("extract", cls=_Extract, no_args_is_help=True)
@@ -207,11 +171,16 @@ class _Extract(click.Command):
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the family; see its page in docs."
 )
-@click.option("--step", type=int, multiple=True, help="Training step of each checkpoint; else the number in its name.")
+@click.option(
+    "--step",
+    type=click.IntRange(0),
+    multiple=True,
+    help="Training step of each checkpoint; else the number in its name.",
+)
 @click.option("--images", "images_path", help="Folder, .npy, .npz, idx, .h5 or .zarr.")
 @click.option("--images-key", help="Array of the file that holds the images.")
 @click.option("--images-set", multiple=True, metavar="NAME=VALUE", help="Further option of open_images: layout, ...")
-@click.option("--size", type=int, help="Resize to SIZE x SIZE: short side, then centre crop.")
+@click.option("--size", type=click.IntRange(1, 65_536), help="Resize to SIZE x SIZE: short side, then centre crop.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Convert to grey or to RGB.")
 @click.option("--limit", type=click.IntRange(1), help="First LIMIT images only.")
 @click.option("--layers", multiple=True, metavar="NAME", help="Layer by name or glob; may be repeated.")
@@ -228,15 +197,13 @@ class _Extract(click.Command):
 @click.option(
     "--views",
     "views_text",
-    default="paper",
-    show_default=True,
-    help="Views: paper:LEVEL, fashion, digits, package.module:name.",
+    help="What counts as the same image: paper:LEVEL, fashion, digits, unchanged, package.module:name.",
 )
-@click.option("--n-views", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--n-views", default=2, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--fresh-noise", is_flag=True, help="New noise at every level.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(1))
-@click.option("--device", help="cpu, cuda, cuda:1, mps; the network's own by default.")
+@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(1, 1_000_000))
+@click.option("--device", callback=_device, help="cpu, cuda, cuda:1, mps; the network's own by default.")
 @click.option("--autocast", type=click.Choice(["bfloat16", "float16"]), help="Run the network in half precision.")
 @click.option("--compile", "compiled", is_flag=True, help="Run it through torch.compile.")
 @click.option("--out", type=click.Path(), help="Store to write; with several checkpoints the folder of their cubes.")
@@ -245,7 +212,7 @@ class _Extract(click.Command):
 @click.option("--moments-only", is_flag=True, help="Keep no features, only their moments.")
 @click.option("--list-layers", is_flag=True, help="Show the layers and their shapes, and stop.")
 @click.option("--dry-run", is_flag=True, help="Show what it will take, and stop.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress bar, which only a terminal gets.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(
     family: str,
@@ -267,7 +234,7 @@ def main(
     output_index: str | None,
     sigmas: str | None,
     noise_text: str | None,
-    views_text: str,
+    views_text: str | None,
     n_views: int,
     fresh_noise: bool,
     seed: int,
@@ -283,32 +250,32 @@ def main(
     dry_run: bool,
     quiet: bool,
     as_json: bool,
-) -> None:
+) -> str:
     """Run a frozen network over views of images at noise levels, and keep its features.
 
     \b
     See which layers there are, then run it (--dry-run shows first what it will take):
       icrkit extract --family diffusers --model NET --list-layers
       icrkit extract --family diffusers --model NET --images PHOTOS \\
-          --layers mid_block --sigmas 0.02:2:10 --out net.cube
+          --layers mid_block --sigmas 0.02:2:10 --views paper --out net.cube
       icrkit sweep net.cube
 
     The same command goes on where an interrupted one stopped.
     """
     pairs = _pairs(model, checkpoint)
-    law = None if noise_text is None else _law(noise_text)
+    law = None if noise_text is None else law_of(noise_text)
     pooling: dict[str, Any] = {"pool": pool, "feature_axis": feature_axis}
     if n_prefix is not None:  # else the network's own
         pooling["n_prefix"] = n_prefix
     torch_options = {
         **pooling,
-        "output_index": None if output_index is None else _value(output_index),
+        "output_index": None if output_index is None else literal(output_index),
         "device": device,
         "autocast": autocast,
         "compile": compiled,
     }
     onnx_options = {**pooling, "providers": _providers(device)}
-    load = functools.partial(_load, family, code=code, settings=_options(settings, "--set"), layers=layers or None)
+    load = functools.partial(_load, family, code=code, settings=options_of(settings, "--set"), layers=layers or None)
     if family == "onnx" and (autocast or compiled or output_index is not None):
         raise click.UsageError("--autocast, --compile and --output-index are for torch; an ONNX file is run as it is")
     options = onnx_options if family == "onnx" else torch_options
@@ -322,17 +289,13 @@ def main(
             "channels": None if channels is None else int(channels),
             "key": images_key,
         }
-        wanted |= _options(images_set, "--images-set")
-        try:
-            pictures = image_sources.open_images(images_path, **wanted)
-        except TypeError as error:
-            raise click.BadParameter(str(error), param_hint="--images-set") from error
+        wanted |= _known(options_of(images_set, "--images-set"), image_sources.open_images, "--images-set")
+        pictures = image_sources.open_images(images_path, **wanted)
         pictures = pictures if limit is None else pictures.take(limit)
 
     if list_layers:
         shapes = _layers(source, network, law, pictures, sigmas)
-        click.echo(json.dumps(shapes) if as_json else _shown(shapes))
-        return
+        return strict_json(shapes) if as_json else _shown(shapes)
     if pictures is None:
         raise click.UsageError("--images is needed")
     if law is None:
@@ -343,15 +306,15 @@ def main(
         raise click.UsageError("--layers is needed; --list-layers shows what there is")
     given: dict[str, Any] = {
         "noise": law,
-        "views": _view(views_text),
+        "views": view_of(_asked_views(pictures.shape) if views_text is None else views_text),
         "n_views": n_views,
         "seed": seed,
         "encode": None if network is None else network.encode,
         "fresh_noise": fresh_noise,
         "batch_size": batch_size,
-        "shard": _shard(shard),
+        "shard": shard_of(shard),
     }
-    levels = _sigmas(sigmas, law)
+    levels = levels_of(sigmas, law)
     steps = [] if len(pairs) == 1 and not step else _steps(step, [path or name for name, path in pairs])
     if network is not None and network.encode is None and network.input_shape not in (None, pictures.shape[1:]):
         warnings.warn(
@@ -364,10 +327,7 @@ def main(
         cost = dataclasses.replace(
             cost, forwards=cost.forwards * len(pairs), bytes=cost.bytes * len(pairs), seconds=cost.seconds * len(pairs)
         )
-        click.echo(
-            json.dumps({**vars(cost), "images_per_second": cost.images_per_second}) if as_json else _planned(cost)
-        )
-        return
+        return strict_json({**vars(cost), "images_per_second": cost.images_per_second}) if as_json else _planned(cost)
     if out is None:
         raise click.UsageError("--out is needed: the folder of the store to write, such as features.cube")
     given |= {"resume": resume, "progress": not quiet, "moments_only": moments_only}
@@ -385,10 +345,11 @@ def main(
         made = [(number, str(Path(out) / f"step-{number:08d}.cube"), result) for number, result in course]
     facts = [_facts(number, path, result, len(pictures)) for number, path, result in made]
     if as_json:
-        click.echo(json.dumps(facts[0] if len(facts) == 1 else facts))
-        return
-    for fact in facts:
-        click.echo(_line(fact))
+        return strict_json(facts[0] if len(facts) == 1 else facts)
+    return "\n".join([*map(_line, facts), *_next(facts, out)])
+
+
+_ONNX_SETTINGS = ("threads",)
 
 
 def _load(
@@ -405,15 +366,32 @@ def _load(
     if family == "onnx":
         if path is not None or code is not None:
             raise click.UsageError("an ONNX model holds its own weights and code: neither --checkpoint nor --code")
-        try:
+        settings = _known(settings, OnnxSource, "--set", *options, "path", "layers")
+        with worded({name: f"--set {name}=" for name in _ONNX_SETTINGS}):
             return OnnxSource(name, layers=layers, **options, **settings), None
-        except TypeError as error:
-            raise click.BadParameter(str(error), param_hint="--set") from error
-    try:
+    with worded({name: f"--set {name}=" for name in models.options(family)}):
         network = models.load(family, name, checkpoint=path, code=code, **settings)
-    except TypeError as error:
-        raise click.BadParameter(f"{error}", param_hint="--set, --model") from error
     return network.source(layers, **options), network
+
+
+def _known(given: dict[str, Any], function: Any, option: str, *others: str) -> dict[str, Any]:
+    """What a function takes by name; ``others`` have options of their own."""
+    known = [name for name in inspect.signature(function).parameters if name not in others]
+    for name in given:
+        if name not in known:
+            raise click.BadParameter(f"there is no {name!r}; there are {', '.join(known)}", param_hint=option)
+    return given
+
+
+def _asked_views(shape: tuple[int, ...]) -> str:
+    """There is no default: what counts as the same image is the question that ICR answers for."""
+    small = shape[1] == 1 and min(shape[2:]) <= 32
+    raise click.UsageError(
+        "--views is needed: what may change while an image stays the same. "
+        + ("digits or fashion for small grey images, " if small else "")
+        + "paper:1 shifts by up to an eighth of the side, paper:2 mirrors too, paper changes colours too, unchanged "
+        "leaves all as it is"
+    )
 
 
 def _providers(device: str | None) -> list[str] | None:
@@ -436,7 +414,7 @@ def _layers(source: Any, network: Any, law: Any, pictures: Any, sigmas: str | No
     if law is None:  # what the network is told beside the images is not known: names without shapes
         return dict(source.available_layers())
     if sigmas is not None or isinstance(law, noise.Clean):
-        level = _sigmas(sigmas, law)[0]
+        level = levels_of(sigmas, law)[0]
     else:  # shapes are the same at every level
         level = math.sqrt(math.prod(getattr(law, "trained_range", None) or (1.0, 1.0)))
     x, conditioning = law(source.place(x0), source.place(np.zeros_like(x0)), level)
@@ -459,8 +437,22 @@ def _facts(step: int | None, path: str, result: Any, n_asked: int) -> dict[str, 
 
 def _line(fact: Mapping[str, Any]) -> str:
     if "moments" in fact:
-        return f"{fact['path']}: moments of {', '.join(fact['moments'])}"
+        return printable(f"{fact['path']}: moments of {', '.join(fact['moments'])}")
     layers = ", ".join(f"{name} ({d} features)" for name, d in fact["layers"].items())
     held = f"{fact['n_images']} images x {fact['n_views']} views x {len(fact['sigmas'])} levels"
-    further = f"next: icrkit sweep {fact['path']}" if fact["complete"] else "other shards are still missing"
-    return f"{fact['path']}: {held}, {layers}\n{further}"
+    return printable(f"{fact['path']}: {held}, {layers}")
+
+
+def _next(facts: Sequence[Mapping[str, Any]], out: str) -> list[str]:
+    """The command that reads what was made, where one does."""
+    if "moments" in facts[0]:
+        return []
+    if not all(fact["complete"] for fact in facts):
+        return ["other shards are still missing"]
+    views, images = (min(fact[name] for fact in facts) for name in ("n_views", "n_images"))
+    if views < 2 or images < 3:
+        return []  # a set of features for other commands: no ICR without views
+    where = printable(shlex.quote(out))
+    if len(facts) > 2:
+        return [f"next: icrkit course {where}"]
+    return [f"next: icrkit sweep {printable(shlex.quote(fact['path']))}" for fact in facts]

@@ -270,7 +270,7 @@ def extract_course(
     attrs: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[tuple[int, Any]]:
-    """Cubes of several checkpoints of one training, with the same images and draws.
+    """Steps and cubes of several checkpoints of one training, with the same images and draws.
 
     Parameters
     ----------

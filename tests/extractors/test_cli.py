@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -15,11 +18,11 @@ from icrkit import Moments, open_cube
 from icrkit.cli import main
 from icrkit.datasets import data_path, load_fashion_images
 from icrkit_extractors import extract, models, noise, views
-from icrkit_extractors.cli import _sigmas, _steps
+from icrkit_extractors.cli import _steps
 
 MODEL = "icrkit_extractors.models.denoiser:SmallUNet"
 WEIGHTS = data_path("fashion_denoiser.npz")
-NET = ("--family", "module", "--model", MODEL, "--checkpoint", WEIGHTS, "--noise", "edm")
+NET = ("--family", "module", "--model", MODEL, "--checkpoint", WEIGHTS, "--noise", "edm", "--views", "paper")
 
 
 def icrkit(*args: object) -> Result:
@@ -106,7 +109,7 @@ def test_a_course_is_a_cube_a_checkpoint(images, pictures, tmp_path):
     for step in (100, 2000):
         (tmp_path / f"net-{step}.npz").write_bytes(Path(WEIGHTS).read_bytes())
     checkpoints = ("--checkpoint", tmp_path / "net-100.npz", "--checkpoint", tmp_path / "net-2000.npz")
-    net = ("--family", "module", "--model", MODEL, *checkpoints, "--noise", "edm")
+    net = ("--family", "module", "--model", MODEL, *checkpoints, "--noise", "edm", "--views", "paper")
     out = tmp_path / "course"
     result = icrkit(
         *net, "--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--quiet", "--out", out, "--json"
@@ -150,7 +153,7 @@ def test_moments_only(images, pictures, tmp_path):
 def test_what_is_wrong_is_said_in_one_line(images, tmp_path, change, status, words):
     base = {
         "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
-        "--layers": "mid", "--sigmas": "0.05", "--out": tmp_path / "a.cube",
+        "--layers": "mid", "--sigmas": "0.05", "--views": "paper", "--out": tmp_path / "a.cube",
     }  # fmt: skip
     given = {**base, **dict([change])}
     result = icrkit(*(part for pair in given.items() for part in pair), "--quiet")
@@ -161,33 +164,21 @@ def test_what_is_wrong_is_said_in_one_line(images, tmp_path, change, status, wor
     assert not (tmp_path / "a.cube").exists()
 
 
-@pytest.mark.parametrize("missing", ["--images", "--layers", "--noise", "--sigmas", "--out"])
+@pytest.mark.parametrize("missing", ["--images", "--layers", "--noise", "--sigmas", "--views", "--out"])
 def test_what_is_missing_is_named(images, tmp_path, missing):
     base = {
         "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
-        "--layers": "mid", "--sigmas": "0.05", "--out": tmp_path / "a.cube",
+        "--layers": "mid", "--sigmas": "0.05", "--views": "paper", "--out": tmp_path / "a.cube",
     }  # fmt: skip
     del base[missing]
     result = icrkit(*(part for pair in base.items() for part in pair), "--quiet")
     assert result.exit_code == 2 and missing in result.stderr
 
 
-def test_levels_from_text():
-    assert _sigmas("0.02:2:5", None) == [0.02, 0.06325, 0.2, 0.6325, 2.0]
-    assert _sigmas("0.1, 0.3", None) == [0.1, 0.3]
-    assert _sigmas(None, noise.Clean()) == [0.0]
-
-
-def test_ends_of_a_range_stay_as_typed():
-    assert _sigmas("0.0100006:157.4:3", None) == [0.0100006, 1.255, 157.4]
-    with pytest.raises(click.BadParameter, match="neither a list"):
-        _sigmas("0:2:5", None)
-
-
 def test_a_course_is_checked_before_its_first_cube(images, tmp_path):
     twice = ("--checkpoint", WEIGHTS, "--checkpoint", WEIGHTS, "--step", 5, "--step", 5)
     given = ("--family", "module", "--model", MODEL, "--noise", "edm", "--images", images, "--layers", "mid",
-             "--sigmas", "0.05", "--quiet", "--out", tmp_path / "course")  # fmt: skip
+             "--views", "paper", "--sigmas", "0.05", "--quiet", "--out", tmp_path / "course")  # fmt: skip
     result = icrkit(*given, *twice)
     assert result.exit_code == 2 and "step 5 appears twice" in result.stderr and not (tmp_path / "course").exists()
     both = icrkit(*given, *twice[:4], "--step", 5, "--step", 6, "--dry-run", "--json")
@@ -263,7 +254,7 @@ def test_a_glob_leaves_out_what_is_never_called(images):
 
 def test_a_glob_leaves_out_what_runs_several_times(tmp_path, images):
     folder = data_path("fashion_ddpm")
-    given = ("--family", "diffusers", "--model", folder, "--images", images, "--sigmas", "0.1", "--quiet")
+    given = ("--family", "diffusers", "--model", folder, "--images", images, "--sigmas", "0.1", "--views", "paper")
     result = icrkit(*given, "--layers", "up_blocks.0.*", "--out", tmp_path / "a.cube")
     assert result.exit_code == 0, result.output
     cube = open_cube(tmp_path / "a.cube")
@@ -272,3 +263,223 @@ def test_a_glob_leaves_out_what_runs_several_times(tmp_path, images):
     assert list(cube.attrs["layers"]) == list(cube.layers)
     named = icrkit(*given, "--layers", "up_blocks.0.resnets.0.nonlinearity", "--out", tmp_path / "b.cube")
     assert named.exit_code == 1 and "times in one forward pass" in named.stderr
+
+
+# ---- what foreign code prints and raises ----------------------------------------------------------------------------
+
+LOUD = """
+import atexit, os, sys, warnings
+import torch
+print("imported")
+atexit.register(print, "at exit")
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("made")
+        self.a = torch.nn.Conv2d(1, 4, 3)
+        self.a.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x, c_noise):
+        print("run")
+        os.write(1, b"run below Python\\n")
+        sys.__stdout__.write("run dunder\\n")
+        warnings.warn("run warning")
+        return self.a(x)
+
+
+def broken(x): ...
+def nothing(): return None
+def leaves(): sys.exit("usage: net.py --config FILE")
+
+
+class Attribute(Net):
+    def forward(self, x, c_noise):
+        return self.emb(x)
+
+
+class Key(Net):
+    def forward(self, x, c_noise):
+        return {}["y"]
+
+
+class Unsupported(Net):
+    def forward(self, x, c_noise):
+        raise NotImplementedError("not on this device")
+
+
+class Stop(Net):
+    def forward(self, x, c_noise):
+        raise StopIteration
+"""
+
+
+@pytest.fixture
+def loud(tmp_path: Path) -> Path:
+    path = tmp_path / "net.py"
+    path.write_text(LOUD)
+    return path
+
+
+@pytest.mark.parametrize("what", [("--list-layers",), ("--dry-run",), ()])
+def test_standard_output_holds_the_result_alone(images, tmp_path, loud, what):
+    """In a process of its own: what C and children print, and what is printed as the process ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "icrkit", "extract", "--family", "module", "--model", f"{loud}:Net", "--noise", "edm",
+         "--images", str(images), "--layers", "a", "--sigmas", "0.1", "--views", "fashion", "--json",
+         "--out", str(tmp_path / "a.cube"), *what],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert ("a" in facts) if what == ("--list-layers",) else facts["layers"] == {"a": 4}
+    for word in ("imported", "made", "run\n", "run below Python", "run dunder", "at exit", "run warning"):
+        assert word in done.stderr, word
+    assert "it/s" not in done.stderr and "extract:" not in done.stderr  # no bar in a pipe
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Attribute", ("AttributeError", "emb")),
+        ("Key", ("y",)),
+        ("Unsupported", ("not on this device",)),
+        ("Stop", ()),
+        ("broken", ("x",)),
+        ("nothing", ("None",)),
+        ("leaves", ("usage: net.py",)),
+        ("absent", ("absent",)),
+    ],
+)
+def test_whatever_a_network_raises_is_one_line(images, tmp_path, loud, name, words):
+    result = icrkit("--family", "module", "--model", f"{loud}:{name}", "--noise", "edm", "--images", images, "--layers",
+                    "a", "--sigmas", "0.1", "--views", "fashion", "--out", tmp_path / "a.cube")  # fmt: skip
+    assert result.exit_code == 1 and result.stdout == ""
+    said = [line for line in result.stderr.splitlines() if line.startswith("icrkit: ") and "warning" not in line]
+    assert len(said) == 1 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in said[0]
+    assert not (tmp_path / "a.cube").exists()
+
+
+def test_the_line_of_the_users_code_is_named(images, tmp_path, loud):
+    result = icrkit("--family", "module", "--model", f"{loud}:Attribute", "--noise", "edm", "--images", images,
+                    "--layers", "a", "--sigmas", "0.1", "--views", "fashion", "--dry-run")  # fmt: skip
+    line = 1 + LOUD.splitlines().index("        return self.emb(x)")
+    assert f"{loud}" in result.stderr and f"line {line}" in result.stderr
+
+
+# ---- in the words of a shell ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--layers": "absent"}, "--list-layers"),
+        ({"--n-prefix": "90", "--pool": "patches"}, "--pool patches"),
+        ({"--feature-axis": "9"}, "--feature-axis 9"),
+        ({"--images-set": "layout=hwc"}, "--images-set layout= must be"),
+        ({"--images-set": "labels=absent"}, "absent"),
+        ({"--views": "paper:9"}, "--views"),
+        ({"--noise": "flow"}, "--noise"),
+        ({"--out": None, "--no-resume": ""}, "--resume continues it"),
+        ({"--moments-only": "", "--n-views": "1"}, "--n-views 1"),
+    ],
+)
+def test_errors_name_options(images, tmp_path, change, words):
+    (tmp_path / "exists.cube").mkdir()
+    base = {
+        "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
+        "--layers": "mid", "--sigmas": "0.05", "--views": "paper", "--out": tmp_path / "a.cube",
+    } | {"--out": tmp_path / "exists.cube"} if "--no-resume" in change else {
+        "--family": "module", "--model": MODEL, "--checkpoint": WEIGHTS, "--noise": "edm", "--images": images,
+        "--layers": "mid", "--sigmas": "0.05", "--views": "paper", "--out": tmp_path / "a.cube",
+    }  # fmt: skip
+    given = base | {key: value for key, value in change.items() if value is not None}
+    result = icrkit(*(part for pair in given.items() for part in pair if part != ""), "--quiet")
+    assert result.exit_code in (1, 2) and words in result.stderr, result.stderr
+    said = result.stderr.splitlines()[-1]
+    assert not re.search(r"(?<![\w.\-/\"'])[a-z_]+=(?!=)", re.sub(r"--\S+( \"[^\"]*\"| \S+)?", "", said)), said
+
+
+BAD = [
+    (("--n-views", "1000000000"), "--n-views"),
+    (("--n-views", "0"), "--n-views"),
+    (("--n-views", "two"), "--n-views"),
+    (("--batch-size", "0"), "--batch-size"),
+    (("--batch-size", "-3"), "--batch-size"),
+    (("--batch-size", "1" + "0" * 30), "--batch-size"),
+    (("--size", "0"), "--size"),
+    (("--size", "1000000000"), "--size"),
+    (("--limit", "0"), "--limit"),
+    (("--seed", "-1"), "--seed"),
+    (("--step", "-1"), "--step"),
+    (("--n-prefix", "-1"), "--n-prefix"),
+    (("--channels", "2"), "--channels"),
+    (("--device", ""), "--device"),
+    (("--device", "cuda:-1"), "--device"),
+    (("--sigmas", "0.1:1:1000000000"), "--sigmas"),
+    (("--sigmas", "0.1:1:1"), "--sigmas"),
+    (("--sigmas", "1:0.1:5"), "--sigmas"),
+    (("--sigmas", "0.1:inf:5"), "--sigmas"),
+    (("--sigmas", "nan"), "--sigmas"),
+    (("--sigmas", "0.1,-0.2"), "--sigmas"),
+    (("--sigmas", "1e400"), "--sigmas"),
+    (("--sigmas", ""), "--sigmas"),
+    (("--shard", "3/2"), "--shard"),
+    (("--shard", "0/0"), "--shard"),
+    (("--shard", "a/b"), "--shard"),
+    (("--noise", "edm:sigma_data=-1"), "--noise"),
+    (("--noise", "ddpm:quadratic"), "--noise"),
+    (("--noise", "scheduler:net.json"), "--noise"),
+    (("--views", "paper:level=9"), "--views"),
+    (("--views", "augment:scale=2"), "--views"),
+    (("--views", "paper:" + "(" * 3000), "--views"),
+    (("--set", "a.=3"), "--set"),
+    (("--images-set", "order=nchw"), "--images-set"),
+]
+
+
+@pytest.mark.parametrize(("given", "option"), BAD, ids=lambda part: "".join(part)[:30])
+def test_bad_arguments_end_with_status_2(images, tmp_path, monkeypatch, given, option):
+    monkeypatch.chdir(tmp_path)
+    Path("net.json").write_text("[" * 3000)
+    what = ("--images", images, "--layers", "mid", "--sigmas", "0.05", "--out", tmp_path / "a.cube")
+    result = icrkit(*NET, *what, *given)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr and option in result.stderr and result.stdout == ""
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == 1
+    assert not (tmp_path / "a.cube").exists()
+
+
+def test_what_to_do_next_is_what_can_be_done(images, tmp_path):
+    what = (*NET, "--images", images, "--layers", "mid", "--sigmas", "0.05")
+    one = icrkit(*what, "--out", tmp_path / "one view.cube", "--n-views", 1, "--quiet")
+    assert one.exit_code == 0 and "next:" not in one.stdout  # sweep needs two
+    two = icrkit(*what, "--out", tmp_path / "two views.cube", "--quiet")
+    assert f"next: icrkit sweep '{tmp_path / 'two views.cube'}'" in two.stdout
+    for step in (1, 2, 3):
+        (tmp_path / f"net-{step}.npz").write_bytes(Path(WEIGHTS).read_bytes())
+    several = [part for step in (1, 2, 3) for part in ("--checkpoint", tmp_path / f"net-{step}.npz")]
+    course = icrkit("--family", "module", "--model", MODEL, *several, "--noise", "edm", "--views", "paper",
+                    "--images", images, "--layers", "mid", "--sigmas", "0.05", "--out", tmp_path / "c")  # fmt: skip
+    assert course.exit_code == 0, course.output
+    assert [line for line in course.stdout.splitlines() if line.startswith("next")] == [
+        f"next: icrkit course {tmp_path / 'c'}"
+    ]
+
+
+def test_names_with_control_characters_stay_one_line(images, tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.add_module('a\\x1b[31m\\n\\u202eb', torch.nn.Conv2d(1, 2, 3))\n\n"
+        "    def forward(self, x, c_noise):\n        return [*self.children()][0](x)\n"
+    )
+    given = ("--family", "module", "--model", f"{net}:Net", "--noise", "edm", "--views", "fashion", "--images", images)
+    listed = icrkit(*given, "--list-layers")
+    assert listed.exit_code == 0 and "\x1b" not in listed.stdout and r"a\x1b[31m\n\u202eb" in listed.stdout
+    made = icrkit(*given, "--layers", "a*", "--sigmas", "0.1", "--out", tmp_path / "a.cube")
+    assert "\x1b" not in made.output and "\u202e" not in made.output
