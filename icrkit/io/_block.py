@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
@@ -33,9 +35,7 @@ def encode_block(
         Level first, as the file has it: each level is one chunk.
     """
     n_images = len(ids)
-    with h5py.File(
-        "block", "w", driver="core", backing_store=False, libver=LIBVER, block_size=4 << 20, track_order=False
-    ) as file:
+    with in_memory() as (file, image):
         file.attrs["icrkit_config"] = layout.digest
         file.attrs["icrkit_shard"] = np.int64(shard)
         file.attrs["icrkit_block"] = np.int64(block)
@@ -52,9 +52,18 @@ def encode_block(
             name_dims(variable, name, scales, others)
             for level in range(len(layout.sigmas)):
                 variable.id.write_direct_chunk((0, 0, level, 0), np.ascontiguousarray(features[name][level]))
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+    return image.getvalue()
+
+
+@contextmanager
+def in_memory() -> Iterator[tuple[h5py.File, io.BytesIO]]:
+    """HDF5 file that no disk is behind, and its bytes once it is closed.
+
+    Not by HDF5's own file image: in 1.14 that carries a checksum which the same library refuses to open.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=LIBVER, track_order=False) as file:
+        yield file, image
 
 
 def write_frame(

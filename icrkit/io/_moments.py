@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
-from icrkit.io._block import LIBVER
+from icrkit.io._block import in_memory
 from icrkit.io._durable import write_file
 from icrkit.io._parts import plain_dataset
 
@@ -23,7 +23,7 @@ _FORMAT = "icrkit-moments"
 def write_moments(moments: Any, path: str | Path) -> None:
     """Write a dataclass of arrays, dicts of arrays and plain values."""
     plain: dict[str, Any] = {}
-    with h5py.File("moments", "w", driver="core", backing_store=False, libver=LIBVER) as file:
+    with in_memory() as (file, image):
         for field in dataclasses.fields(moments):
             value = getattr(moments, field.name)
             if isinstance(value, np.ndarray):
@@ -36,9 +36,7 @@ def write_moments(moments: Any, path: str | Path) -> None:
                 plain[field.name] = value
         file.attrs["format"] = _FORMAT
         file.attrs["fields"] = json.dumps(plain)
-        file.flush()
-        image = file.id.get_file_image()
-    write_file(Path(path), image)
+    write_file(Path(path), image.getvalue())
 
 
 def read_moments(cls: type[Any], path: str | Path) -> Any:
