@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError
+from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._pool import Pool
 
 if TYPE_CHECKING:
@@ -251,18 +251,6 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
     floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     return next(floating, torch.float32)
-
-
-def _weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of parameters and buffers."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class TorchSource:
@@ -585,7 +573,7 @@ class TorchSource:
             With ``record``; where that has no ``model_sha256``, also ``weights_sha256``, a digest of the weights as
             they are now.
         """
-        digest = {} if "model_sha256" in self._record else {"weights_sha256": _weights_digest(self.module)}
+        digest = {} if "model_sha256" in self._record else {"weights_sha256": weights_digest(self.module)}
         return {**self._settings(), **digest, **self._record}
 
     def __call__(self, x: Any, conditioning: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
+from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._streams import normals
-from icrkit_extractors._torch import _evaluating, _weights_digest
+from icrkit_extractors._torch import _evaluating
 from icrkit_extractors.views import as_unit_range
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class Latents:
             "dtype": str(self._place()[1]).removeprefix("torch."),
         }
         if self._is_module:
-            record["weights_sha256"] = _weights_digest(self.vae)
+            record["weights_sha256"] = weights_digest(self.vae)
         return record
 
 
