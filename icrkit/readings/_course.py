@@ -203,7 +203,7 @@ class Looks:
                 "could ever be called. Give 0.999, or less"
             )
         self.confidence, self.random_state = confidence, random_state
-        self._contributions: list[Vector] = []
+        self._contributions, self._others = _Rows(), _Rows()
         self._significant: list[bool] = []
         self._first, self._second = (_Boundary(1 - confidence, random_state) for _ in range(2))
 
@@ -216,29 +216,56 @@ class Looks:
                 f"{place}: a turn cannot be tested with {n_folds} folds of images, {least} are the least at a "
                 f"confidence of {self.confidence:g} and 20 are sound. Use more images (two a fold), or n_folds=20"
             )
-        if self._contributions and n_folds != len(self._contributions[0]):
+        before = self._contributions.seen
+        if len(before) and n_folds != before.shape[1]:
             raise CubeFormatError(
-                f"{place} has {n_folds} folds, what came before has {len(self._contributions[0])}: differences are "
+                f"{place} has {n_folds} folds, what came before has {before.shape[1]}: differences are "
                 "paired over the same folds"
             )
 
     def add(self, merit: float, replicates: Vector, second: float | None = None) -> bool:
         """Look at a new checkpoint: whether it is significantly worse than one before it."""
-        self.check(len(replicates))
-        both = fold_contributions([merit, merit if second is None else second], replicates)
-        if not np.isfinite(both).all():
-            raise NonFiniteError(f"merit and replicates of checkpoint {len(self._contributions)} are not all finite")
-        contribution, other = both
-        found = self._first.crossed_by(contribution)
+        self._see(merit, replicates, second)
+        found = self._first.crossed_at_last(self._contributions.seen)
         if second is not None:
-            found = self._second.crossed_by(other) and found
-        self._contributions.append(contribution)
+            found = self._second.crossed_at_last(self._others.seen) and found
         self._significant.append(found)
         return found
 
+    def _see(self, merit: float, replicates: Vector, second: float | None) -> None:
+        self.check(len(replicates))
+        both = fold_contributions([merit, merit if second is None else second], replicates)
+        if not np.isfinite(both).all():
+            raise NonFiniteError(
+                f"merit and replicates of checkpoint {len(self._contributions.seen)} are not all finite"
+            )
+        self._contributions.append(both[0])
+        self._others.append(both[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found so far, beside the merits and replicates that were looked at."""
+        return {
+            "significant": np.flatnonzero(self._significant).tolist(),
+            "crossed": [[] if one.crossed is None else np.flatnonzero(one.crossed).tolist() for one in self._both],
+        }
+
+    def restore(self, seen: Iterable[tuple[float, Vector, float | None]], found: Mapping[str, Any]) -> None:
+        """Go on after looks at these merits and replicates, of which `to_json` said this; nothing is tested again."""
+        for merit, replicates, second in seen:
+            self._see(merit, replicates, second)
+        contributions = self._contributions.seen
+        self._significant = _flags(found["significant"], len(contributions)).tolist()
+        for one, crossed in zip(self._both, found["crossed"], strict=True):
+            if crossed:
+                one.crossed = _flags(crossed, len(_flips(contributions.shape[1], self.random_state)))
+
+    @property
+    def _both(self) -> tuple[_Boundary, _Boundary]:
+        return self._first, self._second
+
     def turn(self) -> Turn:
         """What all looks so far say."""
-        contributions = np.stack(self._contributions)
+        contributions = self._contributions.seen
         merits = contributions.mean(axis=1)
         significant = np.array(self._significant)
         best = int(merits.argmax())
@@ -253,33 +280,71 @@ class _Boundary:
 
     def __init__(self, error: float, random_state: int) -> None:
         self._error, self._random_state = error, random_state
-        self._earlier: list[Vector] = []
         self.crossed: NDArray[np.bool_] | None = None  # sign changes, at some look
 
-    def crossed_by(self, contribution: Vector) -> bool:
-        """Whether this checkpoint is further below an earlier one than the error that is left allows."""
-        k = len(self._earlier)
-        self._earlier.append(contribution)
+    def crossed_at_last(self, contributions: Matrix) -> bool:
+        """Whether the last checkpoint is further below an earlier one than the error that is left allows.
+
+        The error is spent ever more slowly: after k looks 10 k/(k + 10)^2 of it is left for the next ten. Where not one
+        more sign change may cross, none is compared. So comparisons with all earlier checkpoints, which take time in
+        proportion to their number, become rare as fast as they become long: of the looks 1,000 to 2,000 about four.
+        """
+        k, g = len(contributions) - 1, contributions.shape[1]
         if k == 0:
             return False
-        flips = _flips(len(contribution), self._random_state)
-        differences = np.stack(self._earlier[:-1]) - contribution
+        flips = _flips(g, self._random_state)
+        crossed = np.zeros(len(flips), dtype=bool) if self.crossed is None else self.crossed
+        self.crossed = crossed
+        may_cross = int(self._error * k / (k + _HALF) * len(flips)) - int(crossed.sum())
+        if may_cross <= 0:
+            return False
+        differences = contributions[:-1] - contributions[-1]
         size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
+        if not size.any():
+            return False
         # Where features did not change there is no difference, and nothing to test.
         unit = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0).astype(np.float32)
         greatest = np.full(len(flips), -np.inf, dtype=np.float32)
         for start in range(0, k, 64):
             np.maximum(greatest, (flips @ unit[start : start + 64].T).max(axis=1), out=greatest)
-        crossed = np.zeros(len(flips), dtype=bool) if self.crossed is None else self.crossed
-        may_cross = int(self._error * k / (k + _HALF) * len(flips)) - int(crossed.sum())
-        if may_cross > 0:
-            left = np.where(crossed, -np.inf, greatest)
-            # No more than may cross lie above: ties stay below.
-            critical = np.partition(left, -may_cross - 1)[-may_cross - 1]
-        else:
-            critical = np.inf
+        left = np.where(crossed, -np.inf, greatest)
+        # No more than may cross lie above: ties stay below.
+        critical = np.partition(left, -may_cross - 1)[-may_cross - 1]
         self.crossed = crossed | (greatest > critical)
         return bool(greatest[0] > critical)
+
+
+class _Rows:
+    """Rows that come one by one, kept in one array."""
+
+    def __init__(self) -> None:
+        self._array: Matrix = np.empty((0, 0))
+        self._n = 0
+
+    @property
+    def seen(self) -> Matrix:
+        """All so far, (n, width)."""
+        return self._array[: self._n]
+
+    def append(self, row: Vector) -> None:
+        """One more; room is doubled, so that this takes no longer with many rows than with few."""
+        if self._n == len(self._array):
+            array = np.empty((max(16, 2 * self._n), len(row)))
+            if self._n:
+                array[: self._n] = self.seen
+            self._array = array
+        self._array[self._n] = row
+        self._n += 1
+
+
+def _flags(places: Sequence[int], n: int) -> NDArray[np.bool_]:
+    """True at these places of n, which ascend."""
+    index = np.asarray(places, dtype=np.int64)
+    if index.ndim != 1 or (len(index) and not (index[0] >= 0 and index[-1] < n and (np.diff(index) > 0).all())):
+        raise ValueError(f"places that ascend from 0 to below {n} are expected")
+    flags = np.zeros(n, dtype=bool)
+    flags[index] = True
+    return flags
 
 
 @functools.lru_cache(maxsize=4)
@@ -779,12 +844,12 @@ class Judgement(NamedTuple):
         looks = Looks(confidence, random_state)
         for reading in readings:
             looks.add(*reading.look(criterion))
-        return cls.at_last(looks.turn(), [reading.of(criterion) for reading in readings])
+        turn = looks.turn()
+        return cls.of_turn(turn, readings[turn.best].of(criterion), readings[-1].of(criterion))
 
     @classmethod
-    def at_last(cls, turn: Turn, readings: Sequence[Reading]) -> Judgement:
-        """Of a turn that is known, and the readings it was found in."""
-        best, last = readings[turn.best], readings[-1]
+    def of_turn(cls, turn: Turn, best: Reading, last: Reading) -> Judgement:
+        """Of a turn that is known, and the readings of its best and its last checkpoint."""
         fall, low, high = (fall_between(best, last, merit) for merit in (turn.fall, turn.low, turn.high))
         return cls(turn, fall, low, high, best.value)
 

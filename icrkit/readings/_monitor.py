@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +31,7 @@ from icrkit.readings._reading import Reading, criterion_of
 
 __all__ = ["ICRMonitor", "MonitorState"]
 
-_FORMAT, _VERSION = "icrkit-monitor", 1
+_FORMAT, _VERSION = "icrkit-monitor", 2  # version 1 had no digest, and looked at everything again when it was read
 _PARAMETERS = ("criterion", "patience", "sigma", "warm_up", *READ_PARAMETERS)
 # What reading parts that are missing, or not what they should be, raises.
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
@@ -129,8 +129,10 @@ class ICRMonitor:
     Of several levels each is read by itself, at its own error; the one of `sigma` decides.
 
     It holds no features: for each checkpoint and level both criteria and `n_folds` numbers, about a kilobyte on disk.
-    After a restart it goes on as if it had never stopped. `save` it with each checkpoint of the network, and `load` the
-    file that belongs to the one you resume from; `state_dict` and `load_state_dict` do the same inside a checkpoint.
+    An update takes as long after 2,000 checkpoints as after ten, but for rare ones that compare with all before: see
+    :func:`icrkit.readings.find_turn`. After a restart it goes on as if it had never stopped. `save` it with each
+    checkpoint of the network, and `load` the file that belongs to the one you resume from; `state_dict` and
+    `load_state_dict` do the same inside a checkpoint.
 
     Examples
     --------
@@ -252,9 +254,7 @@ class ICRMonitor:
         states = [level.add(step, readings) for level, readings in zip(self._levels, found, strict=True)]
         self.steps_.append(step)
         self.history_ += [_row(state) for state in states]
-        self.state_ = states[self._probe.headline]
-        if len(states) > 1:
-            self.state_ = dataclasses.replace(self.state_, by_level={state.sigma: state for state in states})
+        self.state_ = self._headline(states)
         return self.state_
 
     # ---- restart ----------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class ICRMonitor:
             "parameters": self._parameters,
             "probe": None if self._probe is None else self._probe.to_json(),
             "steps": list(self.steps_),
-            "levels": [[_reading_to_json(r) for r in level.readings] for level in self._levels],
+            "levels": [level.to_json() for level in self._levels],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -285,8 +285,8 @@ class ICRMonitor:
         Raises
         ------
         CubeFormatError
-            It is no monitor's, of another version, or was read with other parameters than this monitor's. Only
-            `criterion`, `patience` and `warm_up` may differ: what was said is then said anew.
+            It was not given by a monitor, is of a later version, or was read with other parameters than this monitor's.
+            Only `criterion`, `patience` and `warm_up` may differ: what was said is then said anew.
         CubeCorruptError
             Parts are missing or damaged.
         """
@@ -307,9 +307,10 @@ class ICRMonitor:
             new = type(self)(**parameters)
             if state["probe"] is not None:
                 new._probe = _Probe.from_json(state["probe"])
-                levels = [[_reading_from_json(row) for row in level] for level in state["levels"]]
-                for step, found in zip(state["steps"], zip(*levels, strict=True), strict=True):
-                    new._say(step, list(found))
+                if state["version"] == 1 or state["parameters"] != parameters:
+                    new._look_again(state)
+                else:
+                    new._go_on(state)
         except CubeFormatError:
             raise
         except _DAMAGE as error:
@@ -318,6 +319,34 @@ class ICRMonitor:
         for level in self._levels:
             level.monitor = self
 
+    def _look_again(self, state: Mapping[str, Any]) -> None:
+        """Say anew what other parameters say, or what a file of version 1 does not hold."""
+        levels = [level if state["version"] == 1 else level["readings"] for level in state["levels"]]
+        read = [[_reading_from_json(row) for row in level] for level in levels]
+        for step, found in zip(state["steps"], zip(*read, strict=True), strict=True):
+            self._say(step, list(found))
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        """Be as the monitor was."""
+        assert self._probe is not None
+        steps = list(state["steps"])
+        self._levels = [_Level(self, sigma) for sigma in self._probe.sigmas]
+        for level, contents in zip(self._levels, state["levels"], strict=True):
+            level.restore(steps, contents)
+        self.steps_ = steps
+        for k, step in enumerate(steps):
+            states = [level.state(step, k) for level in self._levels]
+            self.history_ += [_row(one) for one in states]
+            self.state_ = self._headline(states)
+
+    def _headline(self, states: list[MonitorState]) -> MonitorState:
+        """State of the level that decides, with those of all where there are several."""
+        assert self._probe is not None
+        state = states[self._probe.headline]
+        if len(states) == 1:
+            return state
+        return dataclasses.replace(state, by_level={one.sigma: one for one in states})
+
     def save(self, path: str | Path) -> None:
         """Write to a JSON file, whole or not at all.
 
@@ -325,7 +354,8 @@ class ICRMonitor:
         ----------
         path : path
         """
-        write_file(Path(path), json.dumps(self.state_dict(), allow_nan=False).encode())
+        state = self.state_dict()
+        write_file(Path(path), _as_text(state | {"sha256": _sha256(state)}).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -342,21 +372,23 @@ class ICRMonitor:
         Raises
         ------
         CubeFormatError
-            The file is no monitor's, or was written by a later version.
+            The file was not written by a monitor, or was written by a later version.
         CubeCorruptError
             The file is damaged.
         FileNotFoundError
 
         Notes
         -----
-        All looks are made again, each against all before it: a level of 100 checkpoints takes a third of a second, one
-        of 400 five seconds.
+        A file of version 1 holds readings only, and all looks are made again.
         """
         try:
             state = json.loads(Path(path).read_bytes())
         except ValueError as error:
             raise CubeCorruptError(f"{path} is damaged, or no monitor file: {error}") from None
         _check_format(state, str(path))
+        digest = state.pop("sha256", None)
+        if state["version"] > 1 and digest != _sha256(state):
+            raise CubeCorruptError(f"{path} is damaged: its sha256 is not that of its contents")
         try:
             monitor = cls(**state["parameters"])
         except _DAMAGE as error:
@@ -372,28 +404,41 @@ class ICRMonitor:
         return f"<icrkit.ICRMonitor on {self.criterion}: {seen}>"
 
 
+_SAID = ("best_step", "turned_at", "should_stop", "fall", "fall_low", "fall_high")
+
+
 class _Level:
-    """One noise level's readings so far, and the test on them."""
+    """One noise level's readings so far, the test on them, and what was said."""
 
     def __init__(self, monitor: ICRMonitor, sigma: float) -> None:
         self.monitor, self._sigma = monitor, sigma
         self.looks = Looks(monitor.confidence, monitor.random_state)
         self._steps: list[int] = []  # from the end of the warm-up
         self.readings: list[LevelReading] = []
+        self.said: list[tuple[Any, ...]] = []
 
     def add(self, step: int, readings: LevelReading) -> MonitorState:
         """Look at one more checkpoint."""
-        monitor, reading = self.monitor, readings.of(self.monitor.criterion)
-        judged = None
-        if step >= monitor.warm_up:
-            self.looks.add(*readings.look(monitor.criterion))
-            self._steps.append(step)
+        monitor, criterion = self.monitor, self.monitor.criterion
         self.readings.append(readings)
-        if self._steps:
-            judged = Judgement.at_last(
-                self.looks.turn(), [r.of(monitor.criterion) for r in self.readings[-len(self._steps) :]]
-            )
-        turn = None if judged is None else judged.turn
+        if step >= monitor.warm_up:
+            self.looks.add(*readings.look(criterion))
+            self._steps.append(step)
+        if not self._steps:
+            self.said.append((step, None, False, 0.0, 0.0, 0.0))
+        else:
+            turn = self.looks.turn()
+            best = self.readings[turn.best - len(self._steps)].of(criterion)
+            judged = Judgement.of_turn(turn, best, readings.of(criterion))
+            turned_at = None if turn.at is None else self._steps[turn.at]
+            stop = bool(turn.run >= monitor.patience)
+            self.said.append((self._steps[turn.best], turned_at, stop, judged.fall, judged.low, judged.high))
+        return self.state(step, -1)
+
+    def state(self, step: int, k: int) -> MonitorState:
+        """What was said of the k-th checkpoint."""
+        readings, said = self.readings[k], dict(zip(_SAID, self.said[k], strict=True))
+        reading = readings.of(self.monitor.criterion)
         return MonitorState(
             step=step,
             sigma=self._sigma,
@@ -401,13 +446,37 @@ class _Level:
             icr=readings.icr.value,
             information=readings.information.value,
             interval=(reading.low, reading.high),
-            best_step=step if turn is None else self._steps[turn.best],
-            turned=turn is not None and turn.turned,
-            turned_at=None if turn is None or turn.at is None else self._steps[turn.at],
-            should_stop=turn is not None and turn.run >= monitor.patience,
-            fall=0.0 if judged is None else judged.fall,
-            fall_interval=(0.0, 0.0) if judged is None else (judged.low, judged.high),
+            best_step=said["best_step"],
+            turned=said["turned_at"] is not None,
+            turned_at=said["turned_at"],
+            should_stop=said["should_stop"],
+            fall=said["fall"],
+            fall_interval=(said["fall_low"], said["fall_high"]),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Readings, what the test found, and what was said."""
+        found = {"readings": [_reading_to_json(one) for one in self.readings], "said": [list(row) for row in self.said]}
+        return found | self.looks.to_json()
+
+    def restore(self, steps: Sequence[int], contents: Mapping[str, Any]) -> None:
+        """Be as `to_json` found it; nothing is tested again."""
+        self.readings = [_reading_from_json(row) for row in contents["readings"]]
+        known = frozenset(steps)
+        self.said = [_checked_row(row, known) for row in contents["said"]]
+        if not len(self.readings) == len(self.said) == len(steps):
+            raise ValueError(f"{len(self.readings)} readings and {len(self.said)} statements of {len(steps)} steps")
+        self._steps = [step for step in steps if step >= self.monitor.warm_up]
+        late = self.readings[len(steps) - len(self._steps) :]
+        self.looks.restore((one.look(self.monitor.criterion) for one in late), contents)
+
+
+def _checked_row(row: Sequence[Any], steps: frozenset[int]) -> tuple[Any, ...]:
+    """What was said at a step, of the types it was said in."""
+    best, turned_at, stop, *fall = row
+    if best not in steps or not (turned_at is None or turned_at in steps) or type(stop) is not bool or len(fall) != 3:
+        raise ValueError(f"{row!r} is not what a monitor says")
+    return best, turned_at, stop, *map(float, fall)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -488,12 +557,25 @@ def _digest(image_ids: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(sorted(image_ids)).encode(), digest_size=16).hexdigest()
 
 
+def _as_text(state: Mapping[str, Any]) -> str:
+    return json.dumps(state, allow_nan=False, separators=(",", ":"), sort_keys=True)
+
+
+def _sha256(state: Mapping[str, Any]) -> str:
+    """Of a state, whether it was just made or has been through a file."""
+    try:
+        return hashlib.sha256(_as_text(state).encode()).hexdigest()
+    except (ValueError, TypeError):
+        return ""  # an infinite number, which no monitor writes
+
+
 def _check_format(state: Any, name: str) -> None:
     """Refuse what no monitor of this version wrote."""
     if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
-        raise CubeFormatError(f"{name} is no monitor's")
-    if state.get("version") != _VERSION:
-        raise CubeFormatError(f"{name} is of version {state.get('version')}; this icrkit reads version {_VERSION}")
+        raise CubeFormatError(f"{name} was not written by ICRMonitor.save, nor is it a state_dict")
+    version = state.get("version")
+    if type(version) is not int or not 1 <= version <= _VERSION:
+        raise CubeFormatError(f"{name} is of version {version!r}; this icrkit reads versions 1 to {_VERSION}")
 
 
 def _check_whole(state: Mapping[str, Any]) -> None:

@@ -10,10 +10,13 @@ from click.testing import CliRunner
 def test_it_runs(benchmark, tmp_path, monkeypatch):
     out = tmp_path / "monitor.csv"
     monkeypatch.setattr(benchmark, "CELLS", ((200, 2, 8, 2),))
-    options = ["--updates", "3", "--cells", "1", "--out", str(out)]
+    options = ["--updates", "3", "--cells", "1", "--looks", "24", "--out", str(out)]
+    options += ["--out-looks", str(tmp_path / "looks.csv")]
     result = CliRunner().invoke(benchmark.main, options, catch_exceptions=False)
     assert result.exit_code == 0 and "images=200" in result.output
     (row,) = csv.DictReader(out.read_text().splitlines())
+    looks = [int(row["looks"]) for row in csv.DictReader((tmp_path / "looks.csv").read_text().splitlines())]
+    assert looks == [3, 6, 9, 12, 15, 18, 21, 24]
     assert float(row["longest"]) > 0 and int(row["bytes_a_checkpoint"]) < 5000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import icrkit as ik
 from icrkit.exceptions import CubeCorruptError, CubeFormatError, DegenerateFeaturesError, NotEnoughDataError
 from icrkit.moments import Moments
+from icrkit.readings import _course
 from icrkit.readings._course import TrainingCourse
-from icrkit.readings._monitor import ICRMonitor
+from icrkit.readings._monitor import ICRMonitor, _sha256
 
 STEPS = [10, 100, 200, 300, 400, 500]
 ICR = [0.6, 0.7, 0.5, 0.4, 0.45, 0.5]
@@ -139,8 +141,8 @@ def test_both_estimators_are_asked_and_come_back_from_a_file(tmp_path, criterion
     for k, icr in enumerate([0.7, 0.3, 0.36, 0.4, 0.42, 0.45]):
         monitor.update(k, heavy(criterion, k, icr))
         monitor.save(path)
-        (rows,) = json.loads(path.read_text())["levels"]
-        assert all(isinstance(row["gaussian"], float) for row in rows)
+        (level,) = json.loads(path.read_text())["levels"]
+        assert all(isinstance(row["gaussian"], float) for row in level["readings"])
         monitor = ICRMonitor.load(path)
     assert [row["should_stop"] for row in monitor.history_] == stops
 
@@ -160,7 +162,8 @@ def test_parameters_of_numpy_are_saved(tmp_path, options):
     monitor.patience = np.int64(1)  # set later too
     monitor.update(10, features([0.6, 0.5], sigmas=[0.5, 1.0]))
     monitor.save(path)
-    assert json.loads(json.dumps(monitor.state_dict())) == json.loads(path.read_text())
+    written = json.loads(path.read_text())
+    assert len(written.pop("sha256")) == 64 and json.loads(json.dumps(monitor.state_dict())) == written
     loaded = ICRMonitor.load(path)
     assert loaded.state_ == monitor.state_ and loaded.state_dict() == monitor.state_dict()
     monitor.load_state_dict(loaded.state_dict())
@@ -212,6 +215,62 @@ def test_a_trainers_checkpoint_keeps_it(tmp_path):
     assert other.update(600, features(0.5)).should_stop  # its levels follow it, not the one they were made with
 
 
+def test_a_file_of_the_first_version_is_read(tmp_path):
+    whole = follow(ICRMonitor("icr", 2, warm_up=50), several)
+    state = whole.state_dict()
+    state |= {"version": 1, "levels": [level["readings"] for level in state["levels"]]}
+    (tmp_path / "monitor.json").write_text(json.dumps(state))
+    loaded = ICRMonitor.load(tmp_path / "monitor.json")
+    assert repr(loaded.history_) == repr(whole.history_) and loaded.state_dict() == whole.state_dict()
+
+
+# ---- many checkpoints -----------------------------------------------------------------------------------------------
+
+
+class Compared(np.ndarray):
+    """Sign changes that count the checkpoints that they are compared with."""
+
+    counts: list[int] = []
+
+    def __matmul__(self, other: Any) -> Any:
+        self.counts.append(other.shape[1])
+        return np.asarray(self) @ other
+
+
+def test_two_thousand_looks_stay_as_cheap_as_the_first(tmp_path, monkeypatch):
+    n, flips = 2000, _course._flips(20, 0)
+    monkeypatch.setattr(_course, "_flips", lambda *_: flips.view(Compared))
+    monkeypatch.setattr(Compared, "counts", [])
+    first = follow(ICRMonitor(), steps=STEPS[:1])
+    (found,) = [level.readings[0] for level in first._levels]
+    rng, monitor, compared = np.random.default_rng(0), ICRMonitor(), []
+    monitor._probe = first._probe
+    for step in range(n):
+        information = dataclasses.replace(
+            found.information, merit=step / n, replicates=step / n + rng.normal(0, 0.01, 20)
+        )
+        before = len(Compared.counts)
+        monitor._say(step, [found._replace(information=information, gaussian=step / n)])
+        compared.append(sum(Compared.counts[before:]))
+    # Looks that compare with all before become rare as fast as they become long: both estimators, of 2,000 looks.
+    assert sum(compared) < 40 * n  # every look with all before: 2,000 n
+    assert sum(map(bool, compared[n // 2 :])) < 20
+    monitor.save(tmp_path / "monitor.json")
+    assert (tmp_path / "monitor.json").stat().st_size < 1500 * n
+
+    def look(*_: Any) -> None:
+        raise AssertionError("a look was made again")
+
+    monkeypatch.setattr(_course.Looks, "add", look)
+    loaded = ICRMonitor.load(tmp_path / "monitor.json")
+    assert loaded.history_ == monitor.history_ and loaded.state_dict() == monitor.state_dict()
+    monkeypatch.undo()
+    for one in (monitor, loaded):
+        worse = dataclasses.replace(information, merit=0.0, replicates=rng.normal(0, 0.01, 20) * 0)
+        one._say(n, [found._replace(information=worse, gaussian=0.0)])
+    assert loaded.state_ == monitor.state_
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"confidence": 0.9}, "confidence=0.95, this one has confidence=0.9"), ({"n_folds": 10}, "n_folds=20, this one")],
@@ -220,7 +279,7 @@ def test_a_state_of_other_readings_is_refused(options, words):
     other = ICRMonitor(**options)
     with pytest.raises(CubeFormatError, match=words):
         other.load_state_dict(follow(ICRMonitor(), steps=STEPS[:2]).state_dict())
-    with pytest.raises(CubeFormatError, match="the state is no monitor's"):
+    with pytest.raises(CubeFormatError, match="the state was not written by ICRMonitor"):
         other.load_state_dict({})
     assert other.steps_ == []
 
@@ -251,14 +310,17 @@ def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
     ("change", "error", "words"),
     [
         (lambda text: text[: len(text) // 2], CubeCorruptError, "damaged"),
-        (lambda text: "[1]", CubeFormatError, "is no monitor's"),
+        (lambda text: "[1]", CubeFormatError, "was not written by ICRMonitor.save"),
         (
-            lambda text: text.replace('"version": 1', '"version": 2'),
+            lambda text: text.replace('"version":2', '"version":3'),
             CubeFormatError,
-            "of version 2; this icrkit reads version 1",
+            "of version 3; this icrkit reads versions 1 to 2",
         ),
-        (lambda text: text.replace('"merit"', '"merits"'), CubeCorruptError, "damaged: TypeError"),
-        (lambda text: text.replace('"steps": [10, ', '"steps": ['), CubeCorruptError, "damaged: ValueError"),
+        (lambda text: text.replace('"version":2', '"version":true'), CubeFormatError, "of version True"),
+        (lambda text: text.replace('"merit"', '"merits"'), CubeCorruptError, "its sha256"),
+        (lambda text: text.replace('"steps":[10,', '"steps":['), CubeCorruptError, "its sha256"),
+        (lambda text: text.replace("0.0", "0.1", 1), CubeCorruptError, "its sha256"),
+        (lambda text: text.replace('"sha256"', '"sha255"'), CubeCorruptError, "its sha256"),
     ],
 )
 def test_a_damaged_or_foreign_file(tmp_path, change, error, words):
@@ -288,15 +350,26 @@ def test_a_damaged_or_foreign_file(tmp_path, change, error, words):
         (lambda state: state.update(steps=None), "TypeError"),
         (lambda state: state.update(probe=None), "there are steps, and not what was seen at them"),
         (lambda state: state.update(levels=[]), "ValueError"),
-        (lambda state: state["levels"][0][1].pop("gaussian"), "KeyError"),
+        (lambda state: state["levels"][0]["readings"][1].pop("gaussian"), "KeyError"),
+        (lambda state: state["levels"][0]["readings"][1]["icr"].update(merits=1.0), "TypeError"),
+        (lambda state: state["levels"][0]["said"].pop(), "2 readings and 1 statements of 2 steps"),
+        (lambda state: state["levels"][0]["said"][1].__setitem__(0, 55), "is not what a monitor says"),
+        (lambda state: state["levels"][0]["said"][1].__setitem__(1, 55), "is not what a monitor says"),
+        (lambda state: state["levels"][0]["said"][1].__setitem__(2, 1), "is not what a monitor says"),
+        (lambda state: state["levels"][0].update(significant=[2]), "places that ascend from 0 to below 2"),
+        (lambda state: state["levels"][0].update(significant=[-1]), "places that ascend"),
+        (lambda state: state["levels"][0].update(crossed=[[5, 5], []]), "places that ascend from 0 to below 16384"),
+        (lambda state: state["levels"][0].update(crossed=[[16384], []]), "places that ascend"),
+        (lambda state: state["levels"][0].update(crossed=[[]]), "ValueError"),
     ],
 )
 def test_parts_that_do_not_fit_are_damage(tmp_path, change, words):
     path, whole = tmp_path / "monitor.json", follow(ICRMonitor(), steps=STEPS[:2])
     state = json.loads(json.dumps(whole.state_dict()))
     change(state)
-    path.write_text(json.dumps(state).replace("Infinity", "1e400"))
-    with pytest.raises(CubeCorruptError, match=rf"monitor\.json is damaged: .*{words}"):
+    sha256 = _sha256(state)
+    path.write_text(json.dumps(state | {"sha256": sha256}).replace("Infinity", "1e400"))
+    with pytest.raises(CubeCorruptError, match=rf"monitor\.json is damaged: .*{words if sha256 else ''}"):
         ICRMonitor.load(path)
     before = repr(whole.history_)
     with pytest.raises(CubeCorruptError, match="the state is damaged"):
