@@ -19,6 +19,7 @@ from icrkit._progress import progress_bar
 from icrkit.cube import Cube
 from icrkit.datasets import data_path, load_fashion_images
 from icrkit.exceptions import CubeFormatError, MissingDependencyError
+from icrkit.io import write_file
 from icrkit.metrics import few_label_probe
 from icrkit.report import Examples, Sweep, write_report
 
@@ -263,7 +264,7 @@ def run_demo(
     sweep = Sweep.of(cube).with_accuracy(accuracy, probe)
     sweep.save_figure(files["figure"])
     write_report(sweep, files["report"], demo_examples(data, sigmas, seed=seed))
-    files["result"].write_text(sweep.to_json() + "\n", encoding="utf-8")
+    write_file(files["result"], sweep.to_json().encode() + b"\n")
     return DemoResult(sweep, files)
 
 

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from icrkit._progress import progress_bar
 from icrkit.cube import Cube
 from icrkit.exceptions import MissingDependencyError
+from icrkit.io import write_file
 from icrkit.metrics import NearestRatio
 from icrkit.plot._copies import CopiesDisplay
+from icrkit.plot._style import save_figure
 from icrkit.readings._monitor import ICRMonitor
 from icrkit.report import Course, Samples, Series, write_report
 
@@ -356,7 +358,7 @@ def run_training_demo(
     course.save_figure(files["figure"])
     _save_samples(samples, files["samples"])
     write_report(course, files["report"], samples)
-    files["result"].write_text(course.to_json() + "\n", encoding="utf-8")
+    write_file(files["result"], course.to_json().encode() + b"\n")
     return result
 
 
@@ -380,7 +382,7 @@ def _samples(split: DigitsSplit, checkpoints: Sequence[Checkpoint], course: Cour
 def _save_samples(samples: Samples, path: Path) -> None:
     from matplotlib.figure import Figure  # one that pyplot does not know
 
-    CopiesDisplay(**dataclasses.asdict(samples)).plot(Figure()).figure_.savefig(path, dpi=200)
+    save_figure(CopiesDisplay(**dataclasses.asdict(samples)).plot(Figure()).figure_, path)
 
 
 def _as_bytes(x: NDArray[Any]) -> NDArray[np.uint8]:

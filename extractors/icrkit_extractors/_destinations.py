@@ -13,7 +13,7 @@ import numpy as np
 from icrkit._progress import progress_bar
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeIncompleteError
-from icrkit.io import CubeWriter, open_cube
+from icrkit.io import CubeWriter, open_cube, write_file
 from icrkit.moments import Moments
 from icrkit_extractors._job import Job, slices
 
@@ -125,7 +125,7 @@ def save_moments(totals: Mapping[str, Moments], job: Job, rows: range, out: Path
         totals[name].save(out / file)
     about = {"layers": files, "images": [rows.start, rows.stop], "n_images": len(job.ids), "attrs": job.record}
     # Last: where it is, all is.
-    (out / "moments.json").write_text(json.dumps(about, indent=1, default=_plain) + "\n")
+    write_file(out / "moments.json", json.dumps(about, indent=1, default=_plain).encode() + b"\n")
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from icrkit._text import cell_text
 from icrkit.cli._echo import FIGURES, check_targets, say, say_json, warn
 from icrkit.cli._table import records, say_ranks, say_table, say_tests
 from icrkit.exceptions import CubeFormatError, NotComputedWarning
+from icrkit.io import write_file
 
 __all__ = ["COMMANDS"]
 
@@ -100,7 +101,7 @@ def compare(
     outside.join(table)
     ranks = None if rank_by is None else _ranks(table, rank_by, up)
     if csv is not None:
-        _as_cells(table).to_csv(csv, index=False)
+        write_file(csv, _as_cells(table).to_csv(index=False).encode(errors="surrogateescape"))
     _draw(table, plot, curves)
     if as_json:
         facts = _table_facts(table)
@@ -245,7 +246,7 @@ def _draw(table: Any, plot: str | None, curves: str | None) -> None:
     if plot is None and curves is None:
         return
     from icrkit.plot import ComparisonCurveDisplay, ComparisonMapDisplay
-    from icrkit.plot._style import pyplot
+    from icrkit.plot._style import pyplot, save_figure
 
     displays: dict[str, Any] = {}
     if plot is not None:
@@ -253,7 +254,7 @@ def _draw(table: Any, plot: str | None, curves: str | None) -> None:
     if curves is not None:
         displays[curves] = ComparisonCurveDisplay.from_table(table)
     for path, display in displays.items():
-        display.figure_.savefig(path, dpi=200)
+        save_figure(display.figure_, path)
         pyplot().close(display.figure_)
 
 

@@ -1,5 +1,6 @@
 """The cube file: a writer that may be killed, readers that check before they parse."""
 
+from icrkit.io._durable import write_file
 from icrkit.io._moments import read_moments, write_moments
 from icrkit.io._open import open_cube
 from icrkit.io._packed import pack
@@ -14,5 +15,6 @@ __all__ = [
     "pack",
     "read_moments",
     "verify",
+    "write_file",
     "write_moments",
 ]

@@ -36,7 +36,7 @@ def write_moments(moments: Any, path: str | Path) -> None:
                 plain[field.name] = value
         file.attrs["format"] = _FORMAT
         file.attrs["fields"] = json.dumps(plain)
-    write_file(Path(path), image.getvalue())
+    write_file(path, image.getbuffer())
 
 
 def read_moments(cls: type[Any], path: str | Path) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from icrkit.exceptions import CubeFormatError
 from icrkit.io._block import encode_block
-from icrkit.io._durable import PART_SUFFIX, append_line, write_file
+from icrkit.io._durable import PART_SUFFIX, append_line, make_folder, write_file
 from icrkit.io._incoming import checked_features, dtype_name, levels_of, scalars
 from icrkit.io._layout import CONFIG_NAME, Layout, Line, jsonable, read_layout, read_manifest, software_versions
 from icrkit.io._lock import WriterLock
@@ -114,7 +114,7 @@ class CubeWriter:
         self._buffers: dict[str, NDArray[Any]] = {}
         self._with_labels: bool | None = None
         self._check_place()
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._lock: WriterLock | None = WriterLock(self.path / self._layout.lock_name(self._shard))
         try:
             self._begin()
@@ -238,10 +238,7 @@ class CubeWriter:
 
     def _begin(self) -> None:
         self._settle_config()
-        prefixes = (self._layout.part_prefix(self._shard), self._layout.manifest_name(self._shard))
-        for stale in self.path.glob("*" + PART_SUFFIX):
-            if stale.name.startswith(prefixes):
-                stale.unlink()
+        self._remove_unfinished(self._layout.part_prefix(self._shard), self._layout.manifest_name(self._shard))
         self._lines, self._manifest_length = read_manifest(self.path, self._layout, self._shard)
         manifest = self.path / self._layout.manifest_name(self._shard)
         if manifest.exists() and manifest.stat().st_size > self._manifest_length:
@@ -263,14 +260,21 @@ class CubeWriter:
             except BlockingIOError:
                 time.sleep(0.01)
         try:
-            config.with_name(CONFIG_NAME + PART_SUFFIX).unlink(missing_ok=True)
+            self._remove_unfinished(CONFIG_NAME)
             if not config.exists():
-                write_file(config, json.dumps(self._layout.to_dict(), indent=1).encode() + b"\n")
+                content = json.dumps(self._layout.to_dict(), indent=1).encode() + b"\n"
+                write_file(config, content, follow_link=False)
         finally:
             lock.release()
         there = read_layout(self.path)
         self._layout.check_same(there, config)
         self._layout = replace(self._layout, software=there.software)
+
+    def _remove_unfinished(self, *prefixes: str) -> None:
+        # What a killed writer left of files that nobody but the holder of the lock may write.
+        for stale in self.path.iterdir():
+            if stale.name.startswith(prefixes) and stale.name.endswith(PART_SUFFIX):
+                stale.unlink()
 
     def _is_whole(self, line: Line) -> bool:
         try:
@@ -357,7 +361,7 @@ class CubeWriter:
         data = encode_block(layout, shard, block, self._ids, labels, features)
         line = Line(block, size, len(data), hashlib.sha256(data).hexdigest(), self._ids, labels)
         try:
-            write_file(self.path / layout.part_name(shard, block), data)
+            write_file(self.path / layout.part_name(shard, block), data, follow_link=False)
             self._note(line)
         except BaseException:
             self.close()
@@ -372,7 +376,7 @@ class CubeWriter:
         else:  # a lost part written again; the same features give the same line
             if line != self._lines[line.block]:
                 lines = [*self._lines[: line.block], line, *self._lines[line.block + 1 :]]
-                write_file(manifest, b"".join(old.encode() for old in lines))
+                write_file(manifest, b"".join(old.encode() for old in lines), follow_link=False)
                 self._lines = lines
             self._lost.discard(line.block)
         self._manifest_length = manifest.stat().st_size

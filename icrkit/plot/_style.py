@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 from icrkit.exceptions import MissingDependencyError
+from icrkit.io import write_file
 
 # Each colour occurs for one purpose only, so that a page can exchange it for a dark one. Their lightness differs too:
 # curves stay apart when printed in grey.
@@ -27,6 +30,17 @@ def pyplot() -> Any:
     except ImportError as error:
         raise MissingDependencyError('plots need matplotlib: pip install "icrkit[plot]"') from error
     return plt
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure whole or not at all: PNG, SVG, PDF or what else matplotlib writes, by the ending of the name."""
+    ending = Path(path).suffix[1:].lower()
+    if not ending:
+        known = ", ".join(f".{name}" for name in sorted(figure.canvas.get_supported_filetypes()))
+        raise ValueError(f"{path} has no ending that says what to write; expected one of {known}")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=ending, dpi=200)
+    write_file(path, drawn.getbuffer())
 
 
 def plain(value: float) -> str:

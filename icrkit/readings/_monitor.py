@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
-from icrkit.io._durable import write_file
+from icrkit.io import write_file
 from icrkit.moments import Moments
 from icrkit.readings._course import (
     READ_PARAMETERS,
@@ -355,7 +355,7 @@ class ICRMonitor:
         path : path
         """
         state = self.state_dict()
-        write_file(Path(path), _as_text(state | {"sha256": _sha256(state)}).encode())
+        write_file(path, _as_text(state | {"sha256": _sha256(state)}).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from icrkit._text import printable, strict_json
 from icrkit.cube import Cube
 from icrkit.plot._course import CourseDisplay, ExpansionDisplay, level_of
+from icrkit.plot._style import save_figure
 from icrkit.readings._course import TrainingCourse
 from icrkit.report._figure import figure
 from icrkit.report._words import TERMS, capital, interval, listed, number, share, with_unit
@@ -564,7 +565,7 @@ class Course:
         panels = () if expansion else self.panels
         with figure((7.2, 3.2 if expansion else 0.7 + 1.6 * sum(panels)), panels) as (canvas, axes):
             (self.draw_expansion if expansion else self.draw)(axes)
-            canvas.savefig(path, dpi=200)
+            save_figure(canvas, path)
         return path
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from icrkit.exceptions import MissingDependencyError
+from icrkit.io import write_file
 from icrkit.plot import SpectrumDisplay
 from icrkit.report._course import Course
 from icrkit.report._figure import inline_svg, png_uri
@@ -113,7 +114,7 @@ def write_report(result: Sweep | Course, path: str | Path, examples: Examples | 
         )
     )
     path = Path(path)
-    path.write_text(page, encoding="utf-8")
+    write_file(path, page.encode())
     return path
 
 

@@ -14,7 +14,7 @@ from icrkit._text import printable, strict_json
 from icrkit.cube import Cube
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
-from icrkit.plot._style import INK, dress
+from icrkit.plot._style import INK, dress, save_figure
 from icrkit.readings import SemanticWindow
 from icrkit.readings._reading import criterion_of
 from icrkit.report._figure import figure
@@ -386,5 +386,5 @@ class Sweep:
         path = Path(path)
         with figure((7.2, 0.7 + 2.1 * sum(self.panels)), self.panels) as (canvas, axes):
             self.draw(axes)
-            canvas.savefig(path, dpi=200)
+            save_figure(canvas, path)
         return path
