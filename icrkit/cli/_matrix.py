@@ -13,7 +13,6 @@ from icrkit._text import cell_text
 from icrkit.cli._echo import FIGURES, check_targets, say, say_json, warn
 from icrkit.cli._table import records, say_ranks, say_table, say_tests
 from icrkit.exceptions import CubeFormatError, NotComputedWarning
-from icrkit.io import write_file
 
 __all__ = ["COMMANDS"]
 
@@ -101,6 +100,8 @@ def compare(
     outside.join(table)
     ranks = None if rank_by is None else _ranks(table, rank_by, up)
     if csv is not None:
+        from icrkit.io import write_file
+
         write_file(csv, _as_cells(table).to_csv(index=False).encode(errors="surrogateescape"))
     _draw(table, plot, curves)
     if as_json:
