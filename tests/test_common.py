@@ -55,7 +55,7 @@ ANOTHER_WIDTH = {"check_n_features_in_after_fitting": "layers of another width a
         (ik.FrechetDistance(infinite=True), {}),
         (ik.KernelDistance(), {}),
         (ik.LinearCKA(), ANOTHER_WIDTH),
-        (ik.MemorizationRatio(), {}),
+        (ik.MemorizationRatio(0.6), {}),
         (ik.AuthPct(), {}),
         (ik.NearestRatio(), {}),
         (ik.NeighborRetrieval(), {}),

@@ -19,30 +19,54 @@ __all__ = ["COMMANDS"]
 @click.option(
     "--threshold",
     type=click.FloatRange(-1, 1, max_open=True),
-    default=0.6,
+    help="Cosine similarity above which an image is a copy: 0.6 for SSCD features.",
+)
+@click.option("--unseen", type=click.Path(), help="Real images that did not train the network: they set the threshold.")
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
     show_default=True,
-    help="Cosine similarity above which an image is a copy.",
+    help="Share of --unseen images that count as copies.",
 )
 @click.option("--layer", help="Layer of cubes that have several.")
 @click.option("--sigma", type=float, help="Noise level of cubes that have several.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def memorization(
-    generated: str, training: str, threshold: float, layer: str | None, sigma: float | None, as_json: bool
+    generated: str,
+    training: str,
+    threshold: float | None,
+    unseen: str | None,
+    false_alarms: float,
+    layer: str | None,
+    sigma: float | None,
+    as_json: bool,
 ) -> None:
     """Share of GENERATED images that copy one of TRAINING.
 
     Both are cubes, or files of features: .npy, .npz, .safetensors, .pt; a two-dimensional array holds one image a row.
-    Use an encoder made for the purpose: the threshold is that of SSCD, a copy-detection network, and means nothing with
-    other features. Where both are the same file, no image is compared with itself.
+    What similarity is that of a copy depends on the encoder: give --threshold where you know it, as for SSCD, a
+    copy-detection network, or --unseen. Where both are the same file, no image is compared with itself.
     """
+    if (threshold is None) == (unseen is None):
+        raise click.UsageError(
+            "say what counts as a copy: --threshold, which is 0.6 for SSCD features and means nothing for others, or "
+            "--unseen, features of real images that the network was not trained on" + (", and not both" * bool(unseen))
+        )
     from icrkit.metrics import MemorizationRatio
 
     same = os.path.exists(generated) and os.path.exists(training) and os.path.samefile(generated, training)
-    reference = MemorizationRatio(threshold, exclude_self=same).fit(_feature_set(training, layer, sigma))
+    reference = MemorizationRatio(threshold, exclude_self=same, false_alarms=false_alarms)
+    reference.fit(_feature_set(training, layer, sigma))
+    if unseen is not None:
+        reference.calibrate(_feature_set(unseen, layer, sigma))
+        threshold = reference.threshold_
+    assert threshold is not None
     share = reference.evaluate(_feature_set(generated, layer, sigma))
     facts = {
         "memorization_ratio": share,
         "threshold": threshold,
+        "false_alarms": None if unseen is None else false_alarms,
         "n_generated": len(reference.similarity_),
         "exclude_self": same,
         "similarity": reference.similarity_,
@@ -53,7 +77,9 @@ def memorization(
         return
     copies = int((reference.similarity_ > threshold).sum())
     say(f"memorization ratio {share:.4f}: {copies} of {facts['n_generated']} generated images are more similar")
-    say(f"to a training image than {threshold:g}" + (", itself aside." if same else "."))
+    say(f"to a training image than {threshold:.4g}" + (", itself aside." if same else "."))
+    if unseen is not None:
+        say(f"Of the unseen images {false_alarms:.4g} are: a ratio near that is no sign of copies.")
     say()
     say("most similar   training   similarity")
     for k in (-reference.similarity_).argsort(kind="stable")[:5]:

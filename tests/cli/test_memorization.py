@@ -53,7 +53,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_memorization_of_feature_files(icrkit, sets):
-    result = icrkit("memorization", *sets)
+    result = icrkit("memorization", *sets, "--threshold", 0.6)
     assert result.exit_code == 0 and result.stderr == ""
     assert result.stdout.startswith("memorization ratio 0.3000: 3 of 10 generated images")
     pairs = [line.split()[:2] for line in result.stdout.splitlines()[4:7]]
@@ -69,24 +69,25 @@ def test_memorization_as_json_with_a_threshold(icrkit, sets):
 
 def test_a_set_against_itself_leaves_each_image_aside(icrkit, sets):
     _, training = sets
-    read = json.loads(icrkit("memorization", training, training, "--json").stdout)
+    read = json.loads(icrkit("memorization", training, training, "--threshold", 0.6, "--json").stdout)
     assert read["exclude_self"] and read["memorization_ratio"] == 0.0
-    assert "itself aside" in icrkit("memorization", training, training).stdout
+    assert "itself aside" in icrkit("memorization", training, training, "--threshold", 0.6).stdout
 
 
 def test_memorization_of_cubes_takes_one_layer_and_level(icrkit, assert_one_line, store, other):
     both = "b.cube has layers mid, up and noise levels 0.01, 0.1, 1: choose one with --layer and --sigma"
-    assert_one_line(icrkit("memorization", store, other), both)
+    assert_one_line(icrkit("memorization", "--threshold", 0.6, store, other), both)
     assert_one_line(
-        icrkit("memorization", store, other, "--layer", "mid"),
+        icrkit("memorization", "--threshold", 0.6, store, other, "--layer", "mid"),
         "b.cube has noise levels 0.01",
         "choose one with --sigma\n",
     )
     assert_one_line(
-        icrkit("memorization", store, other, "--sigma", 0.1), "has layers mid, up: choose one with --layer\n"
+        icrkit("memorization", "--threshold", 0.6, store, other, "--sigma", 0.1),
+        "has layers mid, up: choose one with --layer\n",
     )
     options = ["--layer", "mid", "--sigma", 0.1, "--json"]
-    read = json.loads(icrkit("memorization", store, other, *options).stdout)
+    read = json.loads(icrkit("memorization", "--threshold", 0.6, store, other, *options).stdout)
     left, right = (ik.open_cube(path).select(layer="mid", sigma=0.1) for path in (store, other))
     wanted = ik.metrics.memorization_ratio(left, right, 0.6)
     assert read["memorization_ratio"] == pytest.approx(wanted) and read["n_generated"] == 120
@@ -95,17 +96,39 @@ def test_memorization_of_cubes_takes_one_layer_and_level(icrkit, assert_one_line
 def test_plain_features_stand_beside_a_cube_of_many_levels(icrkit, store, tmp_path):
     level = ik.open_cube(store).select(layer="mid", sigma=0.1)
     np.save(tmp_path / "plain.npy", level["mid"].isel(sigma=0).to_numpy()[:, 0])
-    result = icrkit("memorization", tmp_path / "plain.npy", store, "--layer", "mid", "--sigma", 0.1, "--json")
+    result = icrkit(
+        "memorization", tmp_path / "plain.npy", store, "--threshold", 0.6, "--layer", "mid", "--sigma", 0.1, "--json"
+    )
     assert json.loads(result.stdout)["memorization_ratio"] == 1.0
 
 
 def test_memorization_says_what_is_wrong_in_one_line(icrkit, assert_one_line, assert_usage, sets, tmp_path):
     generated, training = sets
-    assert_one_line(icrkit("memorization", generated, tmp_path / "absent.npy"), "absent.npy")
+    assert_one_line(icrkit("memorization", generated, tmp_path / "absent.npy", "--threshold", 0.6), "absent.npy")
     assert_usage(icrkit("memorization", generated, training, "--threshold", 2), "--threshold", "-1<=x<1")
     np.save(tmp_path / "none.npy", np.empty((10, 0)))
-    assert_one_line(icrkit("memorization", tmp_path / "none.npy", tmp_path / "none.npy"), "0 feature(s)")
+    assert_one_line(
+        icrkit("memorization", tmp_path / "none.npy", tmp_path / "none.npy", "--threshold", 0.6), "0 feature(s)"
+    )
     np.save(tmp_path / "narrow.npy", np.eye(3))
-    assert_one_line(icrkit("memorization", generated, tmp_path / "narrow.npy"), "64", "3")
+    assert_one_line(icrkit("memorization", generated, tmp_path / "narrow.npy", "--threshold", 0.6), "64", "3")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    assert_one_line(icrkit("memorization", generated, tmp_path / "objects.npy"), "objects.npy")
+    assert_one_line(
+        icrkit("memorization", generated, tmp_path / "objects.npy", "--threshold", 0.6),
+        "objects.npy",
+    )
+
+
+def test_what_counts_as_a_copy_has_to_be_said(icrkit, assert_usage, sets):
+    assert_usage(icrkit("memorization", *sets), "say what counts as a copy: --threshold", "--unseen")
+    both = icrkit("memorization", *sets, "--threshold", 0.6, "--unseen", sets[0])
+    assert_usage(both, "not both")
+
+
+def test_unseen_images_give_the_threshold(icrkit, assert_one_line, sets, tmp_path):
+    np.save(tmp_path / "unseen.npy", np.random.default_rng(3).standard_normal((100, 64)))
+    read = json.loads(icrkit("memorization", *sets, "--unseen", tmp_path / "unseen.npy", "--json").stdout)
+    assert read["memorization_ratio"] >= 0.3 and 0.2 < read["threshold"] < 0.6 and read["false_alarms"] == 0.05
+    text = icrkit("memorization", *sets, "--unseen", tmp_path / "unseen.npy", "--false-alarms", 0.02).stdout
+    assert "Of the unseen images 0.02 are" in text
+    assert_one_line(icrkit("memorization", *sets, "--unseen", sets[0]), "10 unseen images", "at least 20")

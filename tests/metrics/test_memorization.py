@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.metrics.pairwise import cosine_similarity
 
 import icrkit as ik
-from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._memorization import MemorizationRatio, memorization_ratio
 from icrkit.moments import Moments
 
@@ -34,7 +34,7 @@ def sets(n: int = 60, m: int = 50, d: int = 6, seed: int = 0) -> tuple[np.ndarra
 def test_cosines_by_hand():
     training = np.eye(2)
     generated = np.array([[3.0, 4.0], [1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]])  # greatest cosines 0.8, 1, 0, 0.8
-    assert memorization_ratio(generated, training) == 0.75
+    assert memorization_ratio(generated, training, 0.6) == 0.75
     assert memorization_ratio(generated, training, threshold=0.9) == 0.25
     assert memorization_ratio(generated, training, threshold=-0.5) == 1.0  # an opposite has 0 to the other row
     assert memorization_ratio(-training, training[[0, 0, 1]], threshold=-0.1) == 1.0
@@ -42,9 +42,10 @@ def test_cosines_by_hand():
 
 def test_a_similarity_of_just_the_threshold_is_no_copy():
     training, generated = np.eye(2), np.array([[1.0, 1.0], [1.0, 1.0 + 1e-6]])
-    threshold = float(1 / np.sqrt(2))
-    est = MemorizationRatio(threshold).fit(training)
-    assert est.evaluate(generated) == 0.5
+    est = MemorizationRatio(0.6).fit(training)
+    est.evaluate(generated)
+    # As it was computed: the last digit of 1/sqrt(2) is another on another machine.
+    assert est.similarity_[0] == pytest.approx(1 / np.sqrt(2), rel=1e-15)
     assert MemorizationRatio(float(est.similarity_[0])).fit(training).evaluate(generated) == 0.5
 
 
@@ -84,7 +85,7 @@ def test_a_set_against_itself(m, seed):
     cosines = cosine_similarity(training)
     np.fill_diagonal(cosines, -2)
     want = float((cosines.max(axis=1) > 0.6).mean())
-    assert memorization_ratio(training, training, exclude_self=True) == want
+    assert memorization_ratio(training, training, 0.6, exclude_self=True) == want
 
 
 @pytest.mark.parametrize("views", ["mean", "all", 1])
@@ -108,7 +109,7 @@ def test_a_cube_on_disk_gives_what_its_array_gives(tmp_path):
         ) as writer:
             writer.append(np.arange(len(rows)), {"sscd": rows[:, None, None].astype(np.float32)})
     stored = [ik.open_cube(tmp_path / name) for name in ("generated", "training")]
-    assert memorization_ratio(*stored) == memorization_ratio(generated, training)
+    assert memorization_ratio(*stored, 0.6) == memorization_ratio(generated, training, 0.6)
 
 
 # ---- invariance -----------------------------------------------------------------------------------------------------
@@ -120,18 +121,18 @@ def test_rotation_lengths_and_order_do_not_matter(order, seed):
     generated, training = sets()
     rng = np.random.default_rng(seed)
     q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
-    want = memorization_ratio(generated, training)
+    want = memorization_ratio(generated, training, 0.6)
     changed = (rng.uniform(1e-3, 1e3, (50, 1)) * training @ q)[np.array(order)]
-    assert memorization_ratio(rng.permutation(rng.uniform(1e-3, 1e3, (60, 1)) * generated @ q), changed) == want
+    assert memorization_ratio(rng.permutation(rng.uniform(1e-3, 1e3, (60, 1)) * generated @ q), changed, 0.6) == want
 
 
 def test_translation_and_other_maps_do_matter_and_more_training_images_raise_it():
     generated, training = sets()
-    want = memorization_ratio(generated, training)
-    assert memorization_ratio(generated + 9, training + 9) == 1.0 != want
+    want = memorization_ratio(generated, training, 0.6)
+    assert memorization_ratio(generated + 9, training + 9, 0.6) == 1.0 != want
     stretch = np.array([9.0, 1, 1, 1, 1, 1])
-    assert memorization_ratio(generated * stretch, training * stretch) != want
-    assert memorization_ratio(generated, training[:25]) <= want
+    assert memorization_ratio(generated * stretch, training * stretch, 0.6) != want
+    assert memorization_ratio(generated, training[:25], 0.6) <= want
 
 
 # ---- the estimator and degenerate input -----------------------------------------------------------------------------
@@ -148,13 +149,13 @@ def test_clone_pickle_float32_and_degenerate_input():
         with pytest.raises(ValueError, match="threshold must lie in"):
             memorization_ratio(generated, training, threshold)
     with pytest.raises(ValueError, match="both sets must be the same"):
-        memorization_ratio(generated, training, exclude_self=True)
+        memorization_ratio(generated, training, 0.6, exclude_self=True)
     with pytest.raises(CubeFormatError, match="rows of one encoder"):
-        memorization_ratio(generated[:, :3], training)
+        memorization_ratio(generated[:, :3], training, 0.6)
     with pytest.raises(DegenerateFeaturesError, match="all rows of the training set are the same"):
-        memorization_ratio(generated, np.zeros((4, 6)))
+        memorization_ratio(generated, np.zeros((4, 6)), 0.6)
     with pytest.raises(NonFiniteError, match="image 1"):
-        memorization_ratio(np.where(np.arange(60)[:, None, None] == 1, np.nan, generated[:, None]), training)
+        memorization_ratio(np.where(np.arange(60)[:, None, None] == 1, np.nan, generated[:, None]), training, 0.6)
     with pytest.raises((TypeError, ValueError)):
         MemorizationRatio().fit(Moments.from_cube(generated.reshape(30, 2, 6), n_folds=0))
 
@@ -170,3 +171,53 @@ def test_chance_on_the_circle():
     ]
     want = 1 - (1 - np.arccos(0.6) / np.pi) ** 3
     assert np.mean(shares) == pytest.approx(want, abs=4 * np.std(shares) / 20)
+
+
+# ---- what counts as a copy ------------------------------------------------------------------------------------------
+
+
+def test_there_is_no_threshold_that_nobody_gave():
+    generated, training = sets()
+    for call in (
+        lambda: memorization_ratio(generated, training),
+        lambda: MemorizationRatio().fit(training).evaluate(generated),
+    ):
+        with pytest.raises(ValueError, match=r"0\.6 for features of SSCD.*unseen"):
+            call()
+    with pytest.raises(ValueError, match="not both"):
+        memorization_ratio(generated, training, 0.6, unseen=generated)
+
+
+@pytest.mark.parametrize("false_alarms", [0.05, 0.2])
+def test_unseen_images_give_the_threshold(false_alarms):
+    generated, training = sets()
+    unseen = np.random.default_rng(1).standard_normal((200, 6))
+    similarity = cosine_similarity(unseen, training).max(axis=1)
+    est = MemorizationRatio(false_alarms=false_alarms).fit(training).calibrate(unseen)
+    assert est.threshold_ == pytest.approx(np.quantile(similarity, 1 - false_alarms), rel=1e-12)
+    assert est.evaluate(unseen) == pytest.approx(false_alarms)
+    share = memorization_ratio(generated, training, unseen=unseen, false_alarms=false_alarms)
+    assert share == est.evaluate(generated) > 0.25  # a third are near copies
+    assert MemorizationRatio(0.6).fit(training).calibrate(unseen).evaluate(generated) == memorization_ratio(
+        generated, training, 0.6
+    )
+    with pytest.raises(ValueError, match="calibrate"):
+        est.fit(training).evaluate(generated)  # the threshold was of another set
+
+
+def test_features_in_which_everything_is_alike_are_not_called_copies():
+    """Random features about a common mean: at 0.6 all of 128 unrelated images were copies."""
+    rng = np.random.default_rng(0)
+    training, generated, unseen = (9 + rng.standard_normal((n, 16)) for n in (300, 128, 400))
+    assert memorization_ratio(generated, training, 0.6) == 1.0
+    assert memorization_ratio(generated, training, unseen=unseen) < 0.15
+
+
+def test_unseen_images_that_show_no_threshold():
+    generated, training = sets()
+    with pytest.raises(NotEnoughDataError, match=r"19 unseen images .* at least 20"):
+        memorization_ratio(generated, training, unseen=np.random.default_rng(1).standard_normal((19, 6)))
+    with pytest.raises(ValueError, match="are training images among them"):
+        memorization_ratio(generated, training, unseen=training)
+    with pytest.raises(ValueError, match="false_alarms must lie between 0 and 1"):
+        memorization_ratio(generated, training, unseen=generated, false_alarms=0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,7 +200,7 @@ def test_what_is_degenerate_is_named(search):
 
 
 SETS = (
-    (ik.MemorizationRatio(), ik.memorization_ratio),
+    (ik.MemorizationRatio(0.6), functools.partial(ik.memorization_ratio, threshold=0.6)),
     (ik.AuthPct(), ik.auth_pct),
     (ik.NearestRatio(), ik.nearest_ratio),
 )
