@@ -67,11 +67,12 @@ def verify(path: str) -> None:
 @click.command()
 @click.argument("path", type=click.Path())
 @click.argument("out", type=click.Path())
-def pack(path: str, out: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace OUT also where it was not made by pack.")
+def pack(path: str, out: str, overwrite: bool) -> None:
     """Put the store at PATH into one file OUT (.h5)."""
     from icrkit import io
 
-    say(io.pack(path, out))
+    say(io.pack(path, out, overwrite=overwrite))
 
 
 COMMANDS = (info, verify, pack)

@@ -3,7 +3,7 @@
 from icrkit.io._durable import write_file
 from icrkit.io._moments import read_moments, write_moments
 from icrkit.io._open import open_cube
-from icrkit.io._packed import pack
+from icrkit.io._pack import pack
 from icrkit.io._reader import IcrkitBackendEntrypoint
 from icrkit.io._verify import verify
 from icrkit.io._writer import CubeWriter

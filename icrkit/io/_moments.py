@@ -12,8 +12,9 @@ import numpy as np
 
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io._block import in_memory
-from icrkit.io._durable import write_file
+from icrkit.io._durable import new_file, write_all
 from icrkit.io._parts import plain_dataset
+from icrkit.io._sealed import check_seal, seal_file
 
 __all__ = ["read_moments", "write_moments"]
 
@@ -36,11 +37,16 @@ def write_moments(moments: Any, path: str | Path) -> None:
                 plain[field.name] = value
         file.attrs["format"] = _FORMAT
         file.attrs["fields"] = json.dumps(plain)
-    write_file(path, image.getbuffer())
+    with new_file(path) as fd:
+        write_all(fd, image.getbuffer())
+        seal_file("moments", fd)
 
 
 def read_moments(cls: type[Any], path: str | Path) -> Any:
     """Read what write_moments wrote, as an instance of cls."""
+    seal = check_seal(path)
+    if seal is None or seal.kind != "moments":
+        raise CubeFormatError(f"{path} is not a moments file, or lost its end, where the digest of one stands")
     try:
         with h5py.File(path, "r", locking=False) as file:
             if file.attrs.get("format") != _FORMAT:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -51,11 +52,32 @@ def test_scalars(tmp_path: Path) -> None:
 
 def test_other_files(sums: Sums, store: Any, tmp_path: Path) -> None:
     path = store.write(tmp_path / "a.cube")
-    with pytest.raises(CubeFormatError, match="no moments file"):
+    with pytest.raises(CubeFormatError, match="not a moments file"):
         read_moments(Sums, path / "part-00000.h5")
     write_moments(sums, tmp_path / "m.h5")
-    (tmp_path / "m.h5").write_bytes((tmp_path / "m.h5").read_bytes()[:100])
-    with pytest.raises(CubeCorruptError):
+    whole = (tmp_path / "m.h5").read_bytes()
+    (tmp_path / "m.h5").write_bytes(whole[:100])  # nothing is left that says what it was
+    with pytest.raises(CubeFormatError, match="or lost its end"):
         read_moments(Sums, tmp_path / "m.h5")
+
+
+def test_damage_is_seen_before_it_is_parsed(sums: Sums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.h5"
+    write_moments(sums, path)
+    whole = path.read_bytes()
+    monkeypatch.setattr(h5py, "File", lambda *args, **options: pytest.fail("it was parsed"))
+    for place in range(0, len(whole) - 192, 997):
+        changed = bytearray(whole)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(CubeCorruptError, match="bytes changed"):
+            read_moments(Sums, path)
+    for other in (whole[:-1], whole + b"\n", whole[1:]):
+        path.write_bytes(other)
+        with pytest.raises(CubeCorruptError, match="bytes"):
+            read_moments(Sums, path)
+
+
+def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_moments(Sums, tmp_path / "none.h5")
