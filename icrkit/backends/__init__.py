@@ -18,7 +18,7 @@ from icrkit._features import Features, as_features, n_levels, split_levels
 from icrkit.backends import _numpy
 from icrkit.exceptions import NonFiniteError
 from icrkit.linalg import SpdFactor
-from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments, fold_of_images
+from icrkit.moments import MAX_ERROR, Moments, fold_of_images
 
 __all__ = ["PASSES", "moments_of"]
 
@@ -89,7 +89,7 @@ def _float32_suffices(moments: Moments) -> bool:
         return _spectrum_survives_float32(total)
     if not total.views_ordered:  # the metrics whiten by the residual about the images, whatever the views' own means
         total = dataclasses.replace(total, within=total.within_uncentred)
-    return UNIT_ROUNDOFF["float32"] * total.cancellation * total.condition_number <= MAX_ERROR["float32"]
+    return total.error_bound(total.condition_number, total.within.diagonal()) <= MAX_ERROR["float32"]
 
 
 def _spectrum_survives_float32(rows: Moments) -> bool:
@@ -101,7 +101,7 @@ def _spectrum_survives_float32(rows: Moments) -> bool:
     except np.linalg.LinAlgError:
         return False
     # What lies below d units of rounding counts as zero: no eigenvalue may come near.
-    return UNIT_ROUNDOFF["float32"] * rows.cancellation * condition <= min(MAX_ERROR["float32"], 0.1 / d)
+    return rows.error_bound(condition) <= min(MAX_ERROR["float32"], 0.1 / d)
 
 
 def _refuse_overflow(moments: Moments, name: str) -> None:

@@ -23,7 +23,7 @@ __all__ = ["accumulate"]
 Matrix = NDArray[np.float64]
 
 _BIN_ROWS = 1024  # rows a bin, over all views: enough for BLAS to run at full speed
-_PROMOTE_EVERY = 32  # float32 partial sums move to float64 after so many bins
+_PROMOTE_EVERY = 8  # float32 partial sums move to float64 after so many bins: each addition to them is rounded
 _CHUNK_BYTES = 256 << 10  # rows that are prepared at a time: a chunk and its results stay in the second-level cache
 
 
@@ -256,7 +256,6 @@ def _collect(
     ).settled()
     # Of what does not vary nothing was kept, and nothing was lost.
     kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])
-    magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 0)
-    # The residual is a difference of views, each rounded: where it is least beside the signal, that is magnified too.
-    signal = np.divide(kept[0], kept[1], out=np.zeros(d), where=kept[1] > 0) * float(np.finfo(products).eps)
-    return dataclasses.replace(made, cancellation=1.0 + float(max(magnified.max(), signal.max())))
+    # Where a scatter is down to rounding the metrics refuse the feature, or read the other scatter.
+    magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 1e-17 * kept.sum(axis=0))
+    return dataclasses.replace(made, cancellation=1.0 + float(magnified.max()))

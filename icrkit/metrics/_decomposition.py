@@ -379,25 +379,27 @@ class ResidualModel:
         try:
             if centred and regularization == 0:
                 self._factor, self.condition_number = moments.within_factor, moments.condition_number
+                self._residual = moments.within.diagonal()
                 return
             scatter = moments.within.copy() if centred else moments.within_uncentred
             self.tau = regularization * float(np.trace(scatter)) / self.dof / len(scatter)
             scatter[np.diag_indices_from(scatter)] += self.tau * self.dof
+            self._residual = scatter.diagonal().copy()
             self._factor = SpdFactor(scatter)
             self.condition_number = self._factor.correlation_condition(scatter)
         except np.linalg.LinAlgError:
             raise IllConditionedError(self._singular("not positive definite")) from None
 
-    def error_bound(self, products: str) -> float:
-        """Bound on the relative rounding error: unit roundoff, times cancellation, times condition number.
+    def error_bound(self) -> float:
+        """Bound on the relative rounding error: see :meth:`icrkit.Moments.error_bound`.
 
         Raises
         ------
         IllConditionedError
             The bound exceeds what the precision of the products is allowed to cost (`MAX_ERROR`).
         """
-        bound = UNIT_ROUNDOFF[products] * self._moments.cancellation * self.condition_number
-        if not bound <= MAX_ERROR[products]:
+        bound = self._moments.error_bound(self.condition_number, self._residual)
+        if not bound <= MAX_ERROR[self._moments.products]:
             raise IllConditionedError(
                 self._singular(f"singular to working precision, condition number {self.condition_number:.3g}")
             )

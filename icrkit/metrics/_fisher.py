@@ -83,7 +83,7 @@ def fisher_spectrum(
     """
     total = moments.total
     model = ResidualModel(total, regularization, residual_centering)
-    model.error_bound(total.products)
+    model.error_bound()
     residual = residual_covariance(total, residual_centering)
     residual[np.diag_indices_from(residual)] += model.tau
     return Spectrum(*generalized_eigh(invariant_covariance(total, residual_centering), residual, n_components))

@@ -359,7 +359,7 @@ class ICREstimator(MomentsEstimator):
         used = moments.select_features(_kept(moments.n_features, dropped)) if dropped.size else moments
         total, centering = used.total, self.residual_centering
         model = ResidualModel(total, self.regularization, centering)
-        error_bound = model.error_bound(used.products)
+        error_bound = model.error_bound()
         estimates = {
             "none": plug_in_snr(model, total, "none", centering),
             "gaussian": self._attempt(lambda: plug_in_snr(model, total, "gaussian", centering)),

@@ -33,7 +33,7 @@ from icrkit.metrics._decomposition import (
     residual_covariance,
 )
 from icrkit.metrics._fisher import Spectrum, fisher_spectrum
-from icrkit.moments import UNIT_ROUNDOFF, Moments
+from icrkit.moments import Moments
 
 __all__ = ["Information", "InvariantInformation", "held_out_snr_by_direction", "information", "invariant_information"]
 
@@ -180,7 +180,7 @@ def information(
         raise ValueError(f"method must be one of {METHODS}, not {method!r}")
     total = moments.total
     model = ResidualModel(total, regularization, residual_centering)
-    model.error_bound(total.products)
+    model.error_bound()
     if method == "gaussian":
         return _gaussian(moments, model)
     moments = held_out_folds(moments, regularization, residual_centering)
@@ -252,7 +252,7 @@ class _Covariances:
         matrix[np.diag_indices_from(matrix)] += self._residual.tau
         try:
             factor = SpdFactor(matrix.T)
-            bound = UNIT_ROUNDOFF[products] * moments.cancellation * factor.correlation_condition(matrix)
+            bound = moments.error_bound(factor.correlation_condition(matrix))
         except np.linalg.LinAlgError:
             bound = float("inf")
         if not bound <= MOST_ROUNDING:

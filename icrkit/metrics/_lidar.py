@@ -24,7 +24,7 @@ from icrkit.metrics._decomposition import (
 )
 from icrkit.metrics._effective_rank import entropy_rank
 from icrkit.metrics._view_measure import ViewMeasure, view_moments
-from icrkit.moments import MAX_ERROR, UNIT_ROUNDOFF, Moments
+from icrkit.moments import MAX_ERROR, Moments
 
 __all__ = ["LiDAR", "discriminant_eigenvalues", "lidar"]
 
@@ -65,7 +65,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
     within[np.diag_indices(d)] += delta
     try:
         factor = SpdFactor(within.T)
-        error = UNIT_ROUNDOFF[moments.products] * moments.cancellation * factor.correlation_condition(within)
+        error = moments.error_bound(factor.correlation_condition(within), within.diagonal() * dof)
     except np.linalg.LinAlgError:
         error = float("inf")
     if not error <= MAX_ERROR[moments.products]:

@@ -142,7 +142,7 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
     found: Any
     if criterion == "icr":
         # The check of the moments' precision is the model's.
-        ResidualModel(moments.total, regularization).error_bound(moments.products)
+        ResidualModel(moments.total, regularization).error_bound()
         found = crossfit(moments, regularization)
         value, merit, replicates = found.icr, float(np.log(found.q)), found.log_q
     else:

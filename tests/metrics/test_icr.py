@@ -186,7 +186,7 @@ def test_every_attribute_of_a_fit():
     assert est.trace_total_ == est.trace_invariant_ + est.trace_residual_
     assert est.icr_ == est.icr_plugin_ and est.n_folds_ == 5 and est.n_features_in_ == 4
     assert est.mean_snr_ == pytest.approx(1 / est.icr_ - 1) and est.total_snr_ == pytest.approx(4 * est.mean_snr_)
-    assert est.error_bound_ == est.condition_number_ * est.moments_.total.cancellation * 2.0**-53
+    assert est.error_bound_ == (64 + est.condition_number_) * est.moments_.total.cancellation * 2.0**-53
     assert est.dropped_features_.size == 0 and int(est.moments_.total.n_images) == 200
     low, high = est.interval_
     assert low < est.icr_crossfit_ < high
