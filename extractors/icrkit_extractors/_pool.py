@@ -19,6 +19,18 @@ def _is_tensor(output: Any) -> bool:
     return hasattr(output, "new_full")
 
 
+def _is_complex(output: Any) -> bool:
+    return bool(output.is_complex() if _is_tensor(output) else np.iscomplexobj(output))
+
+
+def _joined(parts: list[Any]) -> Any:
+    if _is_tensor(parts[0]):
+        import torch  # here already, for there is a tensor
+
+        return torch.cat(parts, dim=1)
+    return np.concatenate(parts, axis=1)
+
+
 def _mean(output: Any, axes: tuple[int, ...]) -> Any:
     if _is_tensor(output):
         return output.float().mean(dim=axes)
@@ -65,7 +77,8 @@ class Pool:
 
     Notes
     -----
-    Everything is summed in float32. "grid:K" has features feature by feature, then row by row (d K K of them); its
+    Everything is summed in float32. Of complex outputs the features are the real parts, then the imaginary ones: twice
+    as many. "grid:K" has features feature by feature, then row by row (d K K of them); its
     cells are those of torch's ``adaptive_avg_pool2d`` and overlap where K does not divide the map.
 
     Examples
@@ -158,6 +171,9 @@ class Pool:
         shape = tuple(output.shape)
         if not shape or shape[0] != n:
             raise ValueError(f"layer {name!r} gives shape {shape} for {n} images: its first axis must be the image")
+        if _is_complex(output):
+            parts = [self(name, part, n) for part in (output.real, output.imag)]
+            return _joined(parts)
         kept: Any = output
         if len(shape) > 2 and self.how != "none":
             kept = self._pooled(f"layer {name!r} gives shape {shape}", output)

@@ -7,19 +7,37 @@ by an exception, so that nothing behind that layer runs, in whatever order the m
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import fnmatch
-import inspect
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError
 from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._pool import Pool
+from icrkit_extractors._torch_errors import explained, misfit, why_silent
+from icrkit_extractors._torch_modules import (
+    between,
+    by_layer,
+    check_whole,
+    find_layers,
+    modules_by_name,
+    unwrap,
+    visible,
+)
+from icrkit_extractors._torch_outputs import shape_of, tensor_of
+from icrkit_extractors._torch_repeat import differs, first_difference, neighbours
+from icrkit_extractors._torch_state import (
+    check_ready,
+    compiled_forwards,
+    device_of,
+    evaluating,
+    floating_types,
+    hooked,
+    is_offloaded,
+)  # fmt: skip
+from icrkit_extractors._torch_trace import Axes, infer_axis, watching
 
 if TYPE_CHECKING:
     import torch
@@ -32,225 +50,43 @@ class _AllFired(BaseException):
     """Every layer has fired: leaves the forward pass. No Exception, so that no network's own handler stops it."""
 
 
-# ---- names ----------------------------------------------------------------------------------------------------------
+class _Seen(NamedTuple):
+    """What a layer gave in the first pass: shape, axes of its features, and the first image's part."""
+
+    shape: tuple[int, ...]
+    axes: Axes
+    row: torch.Tensor
 
 
-def _resolved(module: nn.Module, layers: str | Sequence[str]) -> dict[str, bool]:
-    """Names of modules from names and globs, each once, and whether it was named itself."""
-    import torch
-
-    names = [name for name, _ in module.named_modules() if name]
-    # A module that is registered twice has two names, and either will do.
-    known = {name for name, _ in module.named_modules(remove_duplicate=False) if name}
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
-        raise ValueError("layers is empty")
-    chosen: dict[str, bool] = {}
-    for name in wanted:
-        if name in known:
-            if wanted.count(name) > 1:
-                raise ValueError(f"layer {name!r} is named twice")
-            chosen[name] = True
-            continue
-        # The two containers are never called themselves, so a glob cannot mean them.
-        matches = [
-            match
-            for match in names
-            if fnmatch.fnmatchcase(match, str(name))
-            and not isinstance(module.get_submodule(match), torch.nn.ModuleList | torch.nn.ModuleDict)
-        ]
-        if not matches:
-            near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-            hint = f"nearest: {', '.join(map(repr, near))}; " if near else ""
-            raise ValueError(
-                f"{type(module).__name__} has no module {name!r} ({hint}available_layers() lists all {len(names)})"
-            )
-        for match in matches:
-            chosen.setdefault(match, False)
-    return chosen
-
-
-def _by_layer(option: str, given: Any, layers: Sequence[str], default: Any) -> dict[str, Any]:
-    """An option's value for each layer, from one for all or from a mapping of names and globs; later ones win."""
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(layers, given)
-    values = dict.fromkeys(layers, default)
-    for pattern, value in given.items():
-        matches = [name for name in layers if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
-            raise ValueError(f"{option} names {pattern!r}, which is none of the layers {list(layers)}")
-        values.update(dict.fromkeys(matches, value))
-    return values
-
-
-# ---- what a layer gives ---------------------------------------------------------------------------------------------
-
-
-def _items(output: object) -> dict[Any, Any] | None:
-    """Items of an output that may have several; None for any other."""
-    if isinstance(output, Mapping):
-        return dict(output)
-    if isinstance(output, tuple | list):
-        return dict(enumerate(output))
-    if dataclasses.is_dataclass(output):
-        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    return None
-
-
-def _shape(output: Any) -> Any:
-    """Shape of an output; of several items a tuple of their shapes, or a dict where they have names."""
-    items = _items(output)
-    if items is not None:
-        if isinstance(output, tuple | list):
-            return tuple(map(_shape, output))
-        return {name: _shape(item) for name, item in items.items()}
-    if output is None:
-        return None
-    return tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
-
-
-def _last_tensor(items: Mapping[Any, Any]) -> Any:
-    import torch
-
-    return next((key for key, item in reversed(items.items()) if isinstance(item, torch.Tensor)), 0)
-
-
-def _tensor(name: str, output: Any, index: int | str | None) -> torch.Tensor:
-    """The one tensor of a layer's output that is meant."""
-    import torch
-
-    items = _items(output)
-    if items is None:
-        if not isinstance(output, torch.Tensor):
-            raise ValueError(f"layer {name!r} gives a {type(output).__name__}, which is no tensor")
-        if index is not None:
-            raise ValueError(
-                f"layer {name!r} gives one tensor {tuple(output.shape)}, not items to take {index!r} from: "
-                "name the layers that need an index, output_index={layer: index}"
-            )
-        return output
-    shapes = ", ".join(f"{key!r}: {_shape(item)}" for key, item in items.items())
-    if index is None:
-        there = [item for item in items.values() if item is not None]
-        if len(there) != 1 or not isinstance(there[0], torch.Tensor):
-            raise ValueError(
-                f"layer {name!r} gives several items, {{{shapes}}}: say which is meant, "
-                f"such as output_index={{{name!r}: {_last_tensor(items)!r}}}"
-            )
-        return there[0]
-    if index in items:
-        item = items[index]
-    elif isinstance(index, int) and -len(items) <= index < len(items):
-        item = list(items.values())[index]
-    else:
-        raise ValueError(f"layer {name!r} has no item {index!r}; it gives {{{shapes}}}")
-    if not isinstance(item, torch.Tensor):
-        raise ValueError(f"item {index!r} of layer {name!r} is no tensor; it gives {{{shapes}}}")
-    return item
-
-
-def _checked(name: str, features: np.ndarray) -> np.ndarray:
+def _check_finite(name: str, features: np.ndarray, in_half: bool) -> np.ndarray:
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
+        hint = "; float16 overflows beyond 65504, where bfloat16 and float32 do not" if in_half else ""
         raise NonFiniteError(
-            f"layer {name!r} holds NaN or infinity in {bad.sum()} of {len(bad)} rows, first in row {int(bad.argmax())}"
+            f"layer {name!r} holds NaN or infinity in {bad.sum()} of {len(bad)} rows, first in row "
+            f"{int(bad.argmax())}{hint}"
         )
     return features
 
 
-# ---- a module while it is used --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode and a borrowed random state, given back whatever happens."""
+def _torch_type(value: Any) -> torch.dtype:
     import torch
 
-    training = [part for part in module.modules() if part.training]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            # Not eval(): some modules act on it (adapters merge their weights), and flags set back would not undo that.
-            for part in training:
-                part.training = False
-            yield
-        finally:
-            for part in training:
-                part.training = True
+    kind: torch.dtype = (
+        value.dtype if isinstance(value, torch.Tensor) else torch.from_numpy(np.empty(0, value.dtype)).dtype
+    )
+    return kind
 
 
-@contextmanager
-def _hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    handles = []
-    try:
-        for part, hook in hooks:
-            handles.append(part.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _uncompiled(module: nn.Module) -> Iterator[None]:
-    """Without what ``Module.compile`` has put in place: compiled code does not look for hooks that came later."""
-    compiled = {part: part._compiled_call_impl for part in module.modules() if part._compiled_call_impl is not None}
-    try:
-        for part in compiled:
-            part._compiled_call_impl = None
-        yield
-    finally:
-        for part, implementation in compiled.items():
-            part._compiled_call_impl = implementation
-
-
-@contextmanager
-def _compiled(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """With compiled forward methods in place of the modules' own."""
-    if not forwards:
-        yield
-        return
-    from torch._dynamo import config
-
-    before: list[tuple[nn.Module, Callable[..., Any] | None]] = []
-    # Blocks of one class share their code, and a U-Net has more shapes of them than are compiled by default.
-    with config.patch(recompile_limit=config.accumulated_recompile_limit):
-        try:
-            for part, forward in forwards.items():
-                own = vars(part).get("forward")
-                part.forward = forward
-                before.append((part, own))
-            yield
-        finally:
-            for part, own in before:
-                del part.forward
-                if own is not None:
-                    part.forward = own
-
-
-def _between(module: nn.Module, layers: Sequence[str]) -> list[nn.Module]:
-    """The largest parts of a module that hold no layer inside; single operations left out."""
+def _cast(kind: torch.dtype, dtype: torch.dtype, narrow: bool) -> torch.dtype:
+    """Type that conditioning of a type is given in."""
     import torch
 
-    around = {name[:k] for name in layers for k, letter in enumerate(name) if letter == "."}
-    kept_open = {module.get_submodule(name) for name in around}
-
-    def below(part: nn.Module) -> Iterator[nn.Module]:
-        for child in part.children():
-            # The two containers are never called themselves.
-            if child in kept_open or isinstance(child, torch.nn.ModuleList | torch.nn.ModuleDict):
-                yield from below(child)
-            # A single convolution has nothing to fuse with.
-            elif next(child.children(), None) is not None:
-                yield child
-
-    return list(dict.fromkeys(below(module)))
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    import torch
-
-    floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(floating, torch.float32)
+    if not kind.is_floating_point:
+        return kind
+    # Not down to half precision where that can be helped: a timestep of 999 is 1000 there, and most networks embed it
+    # in float32 first.
+    return dtype if narrow else torch.promote_types(kind, dtype)
 
 
 class TorchSource:
@@ -260,10 +96,11 @@ class TorchSource:
     ----------
     module : torch.nn.Module
         The network. It may be in training: every call leaves its mode, hooks, random state, types, gradients and
-        buffers as they were.
+        buffers as they were. Of wrappers (``torch.compile``, parallel training, moving averages, adapters of peft), in
+        whatever order, the network inside is run.
     layers : str or sequence of str, optional
-        Names of modules as ``named_modules()`` gives them, or globs (``*`` matches dots as well). Without them there
-        is only `available_layers`.
+        Names of modules as ``named_modules()`` gives them, with or without the steps of wrappers (``module.``,
+        ``_orig_mod.``), or globs (``*`` matches dots as well). Without them there is only `available_layers`.
     pool : str, Pool, or mapping of layers or globs to these
         What becomes of an output (n, channel, height, width) or (n, token, channel): "mean" over space or tokens,
         "none" flattens, "class" the first token, "patches" the mean of the others, "grid:K" a K x K grid of means.
@@ -276,8 +113,8 @@ class TorchSource:
     autocast : {"bfloat16", "float16"} or torch.dtype, optional
         Type for automatic mixed precision. Default: none, also inside an autocast of the caller's.
     feature_axis, n_prefix : int
-        Given to `Pool`, for a ``pool`` that is a string: the axis of the features (default 1 of four, the last of
-        three), and how many class and register tokens come before the patches.
+        Given to `Pool`, for a ``pool`` that is a string: the axis of the features (by default as the first pass shows
+        it, see below), and how many class and register tokens come before the patches.
     call : callable (module, x, conditioning), optional
         Runs a forward pass; what it returns is not used. Default: ``module(x, **conditioning)``.
     input_shape : (channel, height, width), optional
@@ -306,13 +143,23 @@ class TorchSource:
 
     Notes
     -----
-    The first call runs the whole network once more than needed, to count how often each layer fires. Later ones end
-    with the last layer; the modules around it do not return, so forward hooks that others put on those do not run.
+    The first call runs the network twice more than needed. Once as a whole, to count how often each layer fires, to
+    follow the axis of the features through its operations (1 after a convolution, the last after a linear layer, moved
+    by what moves it), and to see whether it draws random numbers. Once more up to the last layer with other images
+    beside the first one and another random state: where the first image's output then differs, by more than 1e-4 of its
+    norm (2e-2 where parts compute in half precision, 1e-8 in float64), the layer is refused. Where the network draws,
+    three passes more show whether the draws reach the layer.
+
+    Later calls end with the last layer; the modules around it do not return, so forward hooks that others put on those
+    do not run. Only networks whose weights accelerate or diffusers bring from elsewhere run to their end. Every call
+    has the same random state, of torch, numpy and Python. Whatever was compiled runs eagerly.
+
     Features are pooled inside the hook, in float32, before any later operation can overwrite the output in place. The
     input is cast to the type of the module's first floating-point parameter; conditioning only where that loses
-    nothing. Modules with trainable parameters run under ``torch.no_grad``, others under ``torch.inference_mode``,
-    whose tensors, where a module caches them, could not be trained with. Random numbers of Python and numpy are not
-    held.
+    nothing. Where the network's code fails on that, its other types are tried, and the type of the input for
+    conditioning as well; `config` then has ``conditioning_dtype``. Modules with trainable parameters run under
+    ``torch.no_grad``, others under ``torch.inference_mode``, whose tensors, where a module caches them, could not be
+    trained with.
 
     Examples
     --------
@@ -349,12 +196,13 @@ class TorchSource:
             raise MissingDependencyError('TorchSource needs torch: pip install "icrkit[torch]"') from error
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
-        # The module inside is the one to run: compiled code does not look for hooks that came later, and wrappers of
-        # parallel training wait in every call for processes that may not be extracting.
-        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
-            module = module.module
-        self.module: nn.Module = getattr(module, "_orig_mod", module)
-        self._named = {} if layers is None else _resolved(self.module, layers)
+        self.module: nn.Module = unwrap(module)
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"module is TorchScript ({type(self.module).__name__}), inside which no hook can see a layer: pass the "
+                "network as it was before torch.jit.trace or torch.jit.script"
+            )
+        self._named = {} if layers is None else find_layers(self.module, layers)
         self.layers = tuple(self._named)
         self.autocast = getattr(torch, autocast, None) if isinstance(autocast, str) else autocast
         if autocast is not None and self.autocast not in (torch.bfloat16, torch.float16):
@@ -362,14 +210,15 @@ class TorchSource:
         self._pools: dict[str, Pool] = {}
         self._index: dict[str, int | str | None] = {}
         if self.layers:
-            for name, how in _by_layer("pool", pool, self.layers, "mean").items():
+            for name, how in by_layer("pool", pool, self.layers, "mean").items():
                 self._pools[name] = how if isinstance(how, Pool) else Pool(how, feature_axis, n_prefix)
-            self._index = _by_layer("output_index", output_index, self.layers, None)
+            self._index = by_layer("output_index", output_index, self.layers, None)
         self._call = call
         self._input_shape = input_shape
         self._compile = dict(compile) if isinstance(compile, Mapping) else {} if compile else None
         self._parts: dict[nn.Module, Callable[..., Any]] | None = None
-        self._surveyed = False
+        self._examined = False
+        self._casting: tuple[torch.dtype, bool] = (floating_types(self.module)[0], False)
         self.channels_last = channels_last
         if device is not None:
             self.module.to(torch.device(device))
@@ -382,11 +231,8 @@ class TorchSource:
 
     @property
     def device(self) -> torch.device:
-        """Where the module is now: the device of its first parameter or buffer."""
-        import torch
-
-        tensor = next(itertools.chain(self.module.parameters(), self.module.buffers()), None)
-        return torch.device("cpu") if tensor is None else tensor.device
+        """Where the module takes its input: where its first parameter or buffer is, or is brought to by accelerate."""
+        return device_of(self.module)
 
     def place(self, array: np.ndarray) -> torch.Tensor:
         """An array as a tensor on the module's device.
@@ -409,11 +255,13 @@ class TorchSource:
             return tensor.to(device)
         return tensor.pin_memory().to(device, non_blocking=True)
 
+    # ---- one forward pass -------------------------------------------------------------------------------------------
+
     def _inputs(self, x: Any, conditioning: Mapping[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
         """Input and conditioning on the device, in the module's type; copies, for a module may write into them."""
         import torch
 
-        device, dtype = self.device, _dtype(self.module)
+        device, (dtype, narrow) = self.device, self._casting
         x = self.place(x) if isinstance(x, np.ndarray) else x
         last = self.channels_last and x.ndim == 4
         x = x.to(
@@ -426,48 +274,41 @@ class TorchSource:
         for name, value in (conditioning or {}).items():
             value = self.place(value) if isinstance(value, np.ndarray) else value
             if isinstance(value, torch.Tensor):
-                # Not down to half precision, in which a timestep of 999 is 1000: networks embed it in float32 first.
-                wide = torch.promote_types(value.dtype, dtype) if value.is_floating_point() else value.dtype
-                value = value.to(device=device, dtype=wide, copy=True)
+                value = value.to(device=device, dtype=_cast(value.dtype, dtype, narrow), copy=True)
             given[name] = value
         return x, given
 
-    def _misfit(self, names: Iterable[str]) -> str | None:
-        """Why the default call does not fit the module's forward; None where it does."""
-        try:
-            signature = inspect.signature(self.module.forward)
-        except ValueError:  # scripted modules have none
-            return None
-        try:
-            signature.bind(None, **dict.fromkeys(names))
-        except TypeError as error:
-            kind, given = type(self.module).__name__, ", ".join(("x", *names))
-            return f"{kind}.forward takes {signature} and is given ({given}): {error}"
-        return None
-
     def _forward(
         self,
-        x: torch.Tensor,
-        conditioning: Mapping[str, Any],
+        x: Any,
+        conditioning: Mapping[str, Any] | None,
         hooks: Iterable[tuple[nn.Module, Callable[..., None]]],
-        forwards: Mapping[nn.Module, Callable[..., Any]],
+        *,
+        forwards: Mapping[nn.Module, Callable[..., Any]] | None = None,
+        seed: int = 0,
+        inside: AbstractContextManager[Any] | None = None,
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """One forward pass with hooks, of a module that is as before afterwards."""
         import torch
 
-        if self._call is None and (misfit := self._misfit(conditioning)):
-            raise ValueError(f"{misfit}; pass call=lambda module, x, conditioning: module(...)")
-        # What a module caches in inference mode could never be trained with.
-        trainable = any(parameter.requires_grad for parameter in self.module.parameters())
+        x, conditioning = self._inputs(x, conditioning)
+        x = x if change is None else change(x)
+        if self._call is None and (reason := misfit(self.module, conditioning)):
+            raise ValueError(f"{reason}; pass call=lambda module, x, conditioning: module(...)")
+        # What a module caches in inference mode could never be trained with; and composite operations are seen whole
+        # there, not in the parts that show where features stand.
+        frozen = inside is None and not any(parameter.requires_grad for parameter in self.module.parameters())
         device = self.device
         with (
-            _evaluating(self.module, device),
-            torch.no_grad() if trainable else torch.inference_mode(),
+            evaluating(self.module, device, seed),
+            torch.inference_mode() if frozen else torch.no_grad(),
             # No cache: before torch 2.10 a caller's autocast went on with the casts made here, which have no gradient.
             torch.autocast(device.type, self.autocast, enabled=self.autocast is not None, cache_enabled=False),
-            _uncompiled(self.module),
-            _compiled(forwards),
-            _hooked(hooks),
+            compiled_forwards(forwards or {}),
+            hooked(hooks),
+            explained(self.module, x, conditioning, self._call is not None),
+            inside or nullcontext(),
         ):
             try:
                 if self._call is None:
@@ -477,20 +318,87 @@ class TorchSource:
             except _AllFired:
                 pass
 
-    def _survey(self, x: torch.Tensor, conditioning: Mapping[str, Any]) -> dict[nn.Module, list[Any]]:
-        """Shapes of all that every module gives in one whole forward pass."""
-        seen: dict[nn.Module, list[Any]] = {}
+    def _outputs(
+        self, x: Any, conditioning: Mapping[str, Any] | None, keep: Callable[[str, torch.Tensor], Any], **options: Any
+    ) -> dict[str, Any]:
+        """What is kept of each layer's output, of a pass that ends with the last layer."""
+        kept: dict[str, Any] = {}
+        # What brings weights when a part runs takes them away when that part returns, and not where it is left.
+        whole = is_offloaded(self.module)
 
-        def note(part: nn.Module, args: object, output: object) -> None:
-            seen.setdefault(part, []).append(_shape(output))
+        def hook_of(name: str) -> Callable[..., None]:
+            def hook(part: nn.Module, args: object, output: object) -> None:
+                kept[name] = keep(name, tensor_of(name, output, self._index[name]))
+                if len(kept) == len(self.layers) and not whole:
+                    raise _AllFired
 
-        parts = [part for name, part in self.module.named_modules() if name]
-        self._forward(x, conditioning, [(part, note) for part in parts], {})
-        return seen
+            return hook
+
+        parts = modules_by_name(self.module, duplicates=True)
+        self._forward(x, conditioning, [(parts[name], hook_of(name)) for name in self.layers], **options)
+        missing = [name for name in self.layers if name not in kept]
+        if missing:
+            raise ValueError(f"layer {missing[0]!r} did not fire in this call, and did in the first")
+        return kept
+
+    # ---- what the first call finds out ------------------------------------------------------------------------------
+
+    def _castings(self, conditioning: Mapping[str, Any] | None) -> Iterator[tuple[torch.dtype, bool]]:
+        """Types to try: that of the input, and whether conditioning is given in it too."""
+        kinds = {_torch_type(value) for value in (conditioning or {}).values() if hasattr(value, "dtype")}
+        for dtype in floating_types(self.module):
+            yield dtype, False
+            if any(_cast(kind, dtype, False) != _cast(kind, dtype, True) for kind in kinds):
+                yield dtype, True
+
+    def _survey(
+        self, x: Any, conditioning: Mapping[str, Any] | None
+    ) -> tuple[dict[nn.Module, list[Any]], dict[str, _Seen], list[str]]:
+        """One whole forward pass: shapes of all that modules give, what layers give, and operations that draw."""
+        check_ready(self.module)
+        check_whole(self.module)
+        parts = modules_by_name(self.module, duplicates=True)
+        chosen: dict[nn.Module, list[str]] = {}
+        for name in self.layers:
+            chosen.setdefault(parts[name], []).append(name)
+        first: ValueError | None = None
+        for casting in self._castings(conditioning):
+            self._casting = casting
+            seen: dict[nn.Module, list[Any]] = {}
+            outputs: dict[str, _Seen] = {}
+            watch, watched = watching()
+
+            def note(part: nn.Module, args: object, output: object, *into: Any) -> None:
+                seen, outputs, watch = into
+                seen.setdefault(part, []).append(shape_of(output))
+                for name in chosen.get(part, ()):
+                    # What is no layer's output is refused where it is used: a glob may still drop this one.
+                    with suppress(ValueError):
+                        tensor = tensor_of(name, output, self._index[name])
+                        row = tensor[:1].clone() if tensor.ndim else tensor
+                        outputs[name] = _Seen(tuple(tensor.shape), watch.axes(tensor), row)
+
+            def hook(part: nn.Module, args: object, output: object, into: Any = (seen, outputs, watch)) -> None:
+                note(part, args, output, *into)
+
+            try:
+                hooks = [(part, hook) for part in visible(parts.values())]
+                self._forward(x, conditioning, hooks, inside=watched(), change=watch.enter)
+            except ValueError as error:
+                # Another type may do where the network's own code stumbled over this one.
+                if not isinstance(error.__cause__, RuntimeError | TypeError):
+                    raise
+                first = first or error
+            else:
+                return seen, outputs, watch.draws
+        self._casting = (floating_types(self.module)[0], False)
+        assert first is not None
+        raise first
 
     def _check_firing(self, seen: Mapping[nn.Module, list[Any]]) -> None:
         """Refuse layers that do not fire once; those that a glob brought along are left out."""
-        fired = {name: len(seen.get(self.module.get_submodule(name), ())) for name in self.layers}
+        parts = modules_by_name(self.module, duplicates=True)
+        fired = {name: len(seen.get(parts[name], ())) for name in self.layers}
         once = tuple(name for name in self.layers if fired[name] == 1 or self._named[name])
         # Where a glob has brought nothing that can be a layer, its first match says why.
         self.layers = once or self.layers[:1]
@@ -502,9 +410,80 @@ class TorchSource:
                     "is meant: choose a module that runs once"
                 )
             if times == 0:
-                inside = [n for n, part in self.module.named_modules() if n.startswith(f"{name}.") and part in seen]
-                hint = f": choose a module inside it, such as {inside[0]!r}" if inside else ""
-                raise ValueError(f"layer {name!r} never fires: the network does not call it{hint}")
+                inside = [one for one, part in parts.items() if one.startswith(f"{name}.") and part in seen]
+                raise ValueError(f"layer {name!r} never fires: {why_silent(self.module, name, inside)}")
+
+    def _examine(self, x: Any, conditioning: Mapping[str, Any] | None) -> None:
+        """Refuse what would not give an image its features; set the axes of the features."""
+        seen, outputs, draws = self._survey(x, conditioning)
+        self._check_firing(seen)
+        size = tuple(x.shape[-2:]) if x.ndim == 4 else None
+        for name in self.layers:
+            pool = self._pools[name]
+            if name in outputs and pool.feature_axis is None and pool.how != "none":
+                shape = outputs[name].shape
+                axis = infer_axis(f"layer {name!r} gives shape {shape}", shape, outputs[name].axes, size)
+                if axis is not None and axis != {4: 1, 3: 2}.get(len(shape)):
+                    self._pools[name] = dataclasses.replace(pool, feature_axis=axis)
+        reference = {name: outputs[name].row for name in self.layers if name in outputs}
+        self._check_repeatable(x, conditioning, reference, draws)
+
+    def _check_repeatable(
+        self,
+        x: Any,
+        conditioning: Mapping[str, Any] | None,
+        reference: Mapping[str, torch.Tensor],
+        draws: Sequence[str],
+    ) -> None:
+        """Refuse layers in which an image's features depend on chance, or on the images beside it."""
+        half = self.autocast is not None or any(kind.itemsize < 4 for kind in floating_types(self.module))
+
+        def keep(name: str, output: torch.Tensor) -> torch.Tensor:
+            self._pools[name](name, output, len(x))  # refuses what has not the images on its first axis
+            return output[:1].clone()
+
+        def other(options: Mapping[str, Any]) -> str | None:
+            after = self._outputs(x, conditioning, keep, **resolve(options))
+            return next((name for name in reference if differs(reference[name], after[name], half)), None)
+
+        def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
+            if "fill" not in options:
+                return dict(options)
+            watch, watched = watching()
+            watch.fill = options["fill"]
+            return {"inside": watched()}
+
+        beside: dict[str, Any] = {"seed": 1, "change": neighbours}
+        found = other(beside)
+        if found is not None and other({"seed": 1}) is None:
+            place = self._first_difference(x, conditioning, {"change": neighbours}, half)
+            raise ValueError(
+                f"features of layer {found!r} depend on the other images of the batch{place}: give such a norm "
+                "running statistics, choose a layer before it, or run one image at a time, batch_size=1"
+            )
+        # Where a draw decides rarely, as of a condition that is dropped, another seed may not show it: extremes do.
+        chances: list[dict[str, Any]] = [{"seed": 1}, {"fill": 0.0}, {"fill": 1.0}] if draws or found else []
+        for options in chances:
+            if (found := other(options)) is not None:
+                place = self._first_difference(x, conditioning, resolve(options), half)
+                drawn = f" (the network draws {', '.join(dict.fromkeys(draws))})" if draws else ""
+                raise ValueError(
+                    f"layer {found!r} is random in evaluation mode: the same image has other features at each "
+                    f"call{place}{drawn}. Turn that off, for example with a mask ratio or drop probability of 0, or "
+                    "pass call=lambda module, x, conditioning: module(...), which gives the network its draws"
+                )
+
+    def _first_difference(
+        self, x: Any, conditioning: Mapping[str, Any] | None, options: Mapping[str, Any], half: bool
+    ) -> str:
+        """Where two passes begin to differ, in words."""
+        names = {part: name for name, part in reversed(modules_by_name(self.module).items())}
+
+        def run(which: int, note: Callable[[nn.Module, Any], None]) -> None:
+            hooks = [(part, lambda part, args, output: note(part, output)) for part in visible(names)]
+            self._forward(x, conditioning, hooks, **(options if which else {}))
+
+        return first_difference(run, names, half)
 
     def _compiled_parts(self) -> Mapping[nn.Module, Callable[..., Any]]:
         """Compiled forward methods by module."""
@@ -512,7 +491,7 @@ class TorchSource:
 
         if self._parts is None:
             options = self._compile
-            parts = [] if options is None else _between(self.module, self.layers)
+            parts = [] if options is None else between(self.module, self.layers)
             self._parts = {part: torch.compile(part.forward, **(options or {})) for part in parts}
         return self._parts
 
@@ -533,13 +512,13 @@ class TorchSource:
             shapes. Only modules that run exactly once are there. Without an input, or where the network asks for
             conditioning and none is given: all modules, each with None.
         """
-        modules = {name: part for name, part in self.module.named_modules() if name}
+        modules = modules_by_name(self.module)
         if x is None:
-            runs = conditioning is not None or (self._call is None and self._misfit(()) is None)
+            runs = conditioning is not None or (self._call is None and misfit(self.module, ()) is None)
             if self._input_shape is None or not runs:
                 return dict.fromkeys(modules)
             x = np.zeros((1, *self._input_shape), dtype=np.float32)
-        seen = self._survey(*self._inputs(x, conditioning))
+        seen, _, _ = self._survey(x, conditioning)
         return {name: seen[part][0] for name, part in modules.items() if len(seen.get(part, ())) == 1}
 
     def _settings(self) -> dict[str, Any]:
@@ -556,7 +535,8 @@ class TorchSource:
             "output_index": next(iter(index), None)
             if len(index) < 2
             else {name: self._index[name] for name in self.layers},
-            "dtype": str(_dtype(self.module)).removeprefix("torch."),
+            "dtype": str(self._casting[0]).removeprefix("torch."),
+            **({"conditioning_dtype": str(self._casting[0]).removeprefix("torch.")} if self._casting[1] else {}),
             "autocast": None if self.autocast is None else str(self.autocast).removeprefix("torch."),
             "device": self.device.type,
             "channels_last": self.channels_last,
@@ -594,9 +574,12 @@ class TorchSource:
         Raises
         ------
         ValueError
-            If no layers were chosen, forward does not take the conditioning by these names, a layer fires never or
-            several times, an output has several items and ``output_index`` does not say which, or its first axis is
-            not the image.
+            If no layers were chosen, forward does not take the conditioning by these names, the network's own code
+            fails (the message has its place, and the original error is the cause), a layer fires never or several
+            times, an output has several items and ``output_index`` does not say which, is not of real or complex
+            numbers, or its first axis is not the image. In the first call also if weights are not there or split over
+            processes, if the axis of the features cannot be told, or if an image's features depend on chance or on the
+            images beside it.
         NonFiniteError
             If a layer holds NaN or infinity; names the layer and the first row.
         """
@@ -604,35 +587,26 @@ class TorchSource:
 
         if not self.layers:
             raise ValueError("no layers were chosen: TorchSource(module, layers=[...]); available_layers() lists them")
-        if not self._surveyed:
-            self._check_firing(self._survey(*self._inputs(x, conditioning)))
-            self._surveyed = True
-        x, conditioning = self._inputs(x, conditioning)
-        n = len(x)
-        pooled: dict[str, torch.Tensor] = {}
+        if not self._examined:
+            self._examine(x, conditioning)
+            self._examined = True
+        n, in_half = len(x), set()
 
-        def hook_of(name: str) -> Callable[..., None]:
-            def keep(part: nn.Module, args: object, output: object) -> None:
-                tensor = _tensor(name, output, self._index[name])
-                features = self._pools[name](name, tensor, n)
-                # What passes through unpooled is still the network's own memory.
-                shared = features.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-                pooled[name] = features.clone() if shared else features
-                if len(pooled) == len(self.layers):
-                    raise _AllFired
+        def keep(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dtype == torch.float16:
+                in_half.add(name)
+            features: torch.Tensor = self._pools[name](name, tensor, n)
+            # What passes through unpooled is still the network's own memory.
+            shared = features.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+            return features.clone() if shared else features
 
-            return keep
-
-        hooks = [(self.module.get_submodule(name), hook_of(name)) for name in self.layers]
-        self._forward(x, conditioning, hooks, self._compiled_parts())
-        missing = [name for name in self.layers if name not in pooled]
-        if missing:
-            raise ValueError(f"layer {missing[0]!r} did not fire in this call, and did in the first")
-        # One transfer for all layers.
-        whole = torch.cat([pooled[name].reshape(-1) for name in self.layers]).cpu().numpy()
+        pooled = self._outputs(x, conditioning, keep, forwards=self._compiled_parts())
+        # One transfer for all layers, which may be on several devices.
+        device = pooled[self.layers[0]].device
+        whole = torch.cat([pooled[name].reshape(-1).to(device) for name in self.layers]).cpu().numpy()
         features, start = {}, 0
         for name in self.layers:
             stop = start + pooled[name].numel()
-            features[name] = _checked(name, whole[start:stop].reshape(pooled[name].shape))
+            features[name] = _check_finite(name, whole[start:stop].reshape(pooled[name].shape), name in in_half)
             start = stop
         return features

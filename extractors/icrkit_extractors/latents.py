@@ -14,7 +14,7 @@ import numpy as np
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
 from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._streams import normals
-from icrkit_extractors._torch import _evaluating
+from icrkit_extractors._torch_state import evaluating
 from icrkit_extractors.views import as_unit_range
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Latents:
         torch = _import_torch()
         device, dtype = self._place()
         with (
-            _evaluating(self.vae, device) if self._is_module else nullcontext(),
+            evaluating(self.vae, device) if self._is_module else nullcontext(),
             torch.inference_mode(),
             torch.autocast(device.type, enabled=False),
         ):

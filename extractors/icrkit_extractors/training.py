@@ -149,21 +149,7 @@ class ProbeSet:
             If a layer holds NaN or infinity.
         """
         source = TorchSource(module, self.layers, **self._read)
-        _check_whole(source.module)
         return extract(source, self.images, self.sigmas, progress=False, **self._drawn)
-
-
-def _check_whole(module: nn.Module) -> None:
-    """Refuse a network of which every process holds a part: the others would not answer, and this one wait for ever."""
-    tensor, fsdp = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
-    wrapper, shard = getattr(fsdp, "FullyShardedDataParallel", ()), getattr(tensor, "DTensor", ())
-    wrapped = any(isinstance(part, wrapper) for part in module.modules())
-    # DeepSpeed marks the parameters that it has partitioned.
-    if wrapped or any(isinstance(p, shard) or hasattr(p, "ds_id") for p in module.parameters()):
-        raise ValueError(
-            f"the parameters of {type(module).__name__} are split over processes, and one alone cannot run it: probe a "
-            "moving average that is whole, or extract from checkpoints afterwards"
-        )
 
 
 # ---- what both adapters do ------------------------------------------------------------------------------------------

@@ -354,9 +354,9 @@ def test_items_of_an_output(give, index, wanted):
         (lambda x: (x, x[:, :2]), None, r"layer '0' gives several items, \{0: \(3, 5\), 1: \(3, 2\)\}"),
         (lambda x: (x, x), 2, r"no item 2; it gives \{0: \(3, 5\), 1: \(3, 5\)\}"),
         (lambda x: {"a": x, "b": None}, "c", r"no item 'c'; it gives \{'a': \(3, 5\), 'b': None\}"),
-        (lambda x: (x, (x, x)), 1, r"item 1 of layer '0' is no tensor; it gives .* 1: \(\(3, 5\), \(3, 5\)\)\}"),
+        (lambda x: (x, (x, x)), 1, r"item 1 of layer '0' is not a tensor; it gives .* 1: \(\(3, 5\), \(3, 5\)\)\}"),
         (lambda x: ((x, x), None), None, "gives several items"),
-        (lambda x: "text", None, "gives a str, which is no tensor"),
+        (lambda x: "text", None, "gives a str, expected a tensor"),
         (lambda x: x.sum(dim=0), None, r"gives shape \(5,\) for 3 images"),
     ],
 )
@@ -413,7 +413,7 @@ def test_nothing_behind_the_deepest_layer_runs():
         source(x)
     assert net.after.calls == 1
     TorchSource(net, ["after"])(x)
-    assert net.after.calls == 3
+    assert net.after.calls == 4, "survey, repetition and call"
 
 
 def test_a_network_that_catches_exceptions_is_left_all_the_same():
@@ -458,7 +458,7 @@ def test_layers_that_run_never_or_several_times():
     net, x = Branches(), normal(2, 1, 6, 6)
     with pytest.raises(ValueError, match="layer 'act' fires 2 times in one forward pass"):
         TorchSource(net, ["first", "act"])(x)
-    with pytest.raises(ValueError, match=r"layer 'spare' never fires: the network does not call it$"):
+    with pytest.raises(ValueError, match=r"layer 'spare' never fires: the network does not call it as a module"):
         TorchSource(net, ["spare"])(x)
     with pytest.raises(ValueError, match=r"layer 'blocks' never fires.*choose a module inside it, such as 'blocks\.0'"):
         TorchSource(net, ["blocks"])(x)

@@ -1,0 +1,103 @@
+"""Errors raised inside somebody else's network: one message with the place, in front of the original."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icrkit_extractors._job import _out_of_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["explained", "misfit", "why_silent"]
+
+_HERE = str(Path(__file__).parent)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the network's own code: not of torch, not ours."""
+    import torch
+
+    foreign = (str(Path(torch.__file__).parent), "<frozen", "<string")
+    frames = traceback.extract_tb(error.__traceback__)
+    # Networks of this package are networks like others.
+    ours = [frame for frame in frames if frame.filename.startswith(_HERE) and "models" not in frame.filename]
+    own = [frame for frame in frames if not frame.filename.startswith(foreign) and frame not in ours]
+    if not own:
+        return "inside torch"
+    return f"at {Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name}"
+
+
+def _given(x: Any, conditioning: Mapping[str, Any]) -> str:
+    said = [
+        f"{name} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        if hasattr(value, "dtype")
+        else f"{name} ({type(value).__name__})"
+        for name, value in {"x": x, **conditioning}.items()
+    ]
+    return ", ".join(said)
+
+
+@contextmanager
+def explained(module: nn.Module, x: Any, conditioning: Mapping[str, Any], own_call: bool) -> Iterator[None]:
+    """Errors of a network's own code as one `ValueError`; its ValueErrors, and those of the machine, as they are."""
+    import torch
+
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, ImportError, Warning, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if _out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        way_out = (
+            "see what call=lambda ... passes on"
+            if own_call
+            else "a network that takes more, or takes it otherwise, needs call=lambda module, x, conditioning: "
+            "module(...), which says with what"
+        )
+        raise ValueError(
+            f"{type(module).__name__} failed {_place(error)}: {type(error).__name__}: {said[:500]}. It was given "
+            f"{_given(x, conditioning)}; {way_out}"
+        ) from error
+
+
+def misfit(module: nn.Module, names: Any) -> str | None:
+    """Why the default call does not fit the module's forward; None where it does."""
+    try:
+        signature = inspect.signature(module.forward)
+    except ValueError:  # scripted modules have none
+        return None
+    try:
+        signature.bind(None, **dict.fromkeys(names))
+    except TypeError as error:
+        kind, given = type(module).__name__, ", ".join(("x", *names))
+        return f"{kind}.forward takes {signature} and is given ({given}): {error}"
+    return None
+
+
+def why_silent(module: nn.Module, name: str, inside: list[str]) -> str:
+    """Why no hook has seen a layer."""
+    import torch
+
+    path = [module]
+    for step in name.split("."):
+        path.append(getattr(path[-1], step, path[-1]))
+    if any(isinstance(part, torch.fx.GraphModule) for part in path):
+        return (
+            "the network is a graph (of torch.export or torch.fx), whose operations call no modules that a hook could "
+            "see: pass the network as it was before it was exported"
+        )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in path):
+        return (
+            "it runs inside TorchScript, where no hook can see it: pass the network as it was before torch.jit.trace "
+            "or torch.jit.script, or choose a module around it"
+        )
+    hint = f": choose a module inside it, such as {inside[0]!r}" if inside else ""
+    return f"the network does not call it as a module (its weights or its forward() may be used without){hint}"

@@ -1,0 +1,255 @@
+"""What one forward pass shows of a network: which axis of every tensor holds the features, and what draws at random.
+
+Convolutions and the norms of images have their channels on axis 1, linear layers and LayerNorm on the last. What lies
+between them and a layer's output moves that axis about (permute, view, unbind) or leaves it where it is. It is followed
+operation by operation, so that the axis of a layer is read off, not guessed from its shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Axes", "infer_axis", "watching"]
+
+Axes = frozenset[int]
+"""Axes that hold the features together: several once heads have been split off."""
+
+# Features stand on axis 1 of what these give, by definition.
+_FIRST = ("convolution", "native_group_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm",
+          "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update",
+          "batch_norm_with_update", "pixel_shuffle", "conv_depthwise3d", "_conv_depthwise2d")  # fmt: skip
+_LAST = ("addmm", "mm", "embedding", "_addmm_activation", "addmv", "linear", "mkldnn_linear", "_int_mm", "_scaled_mm")
+# Products of activations with each other: what their axes mean depends on what they are used for.
+_UNKNOWN = ("bmm", "baddbmm", "as_strided", "unfold", "im2col", "col2im")
+_EXTREMES = ("rand", "rand_like", "uniform", "uniform_", "bernoulli", "bernoulli_")
+
+
+def _of_view(before: Sequence[int], after: Sequence[int], axes: Axes) -> Axes:
+    """Axes after a view: those of blocks of equal size that held nothing else."""
+    found: set[int] = set()
+    i = j = 0
+    while i < len(before) and j < len(after):
+        left, right, first, second = before[i], after[j], i, j
+        while left != right:
+            if left < right:
+                i += 1
+                left *= before[i]
+            else:
+                j += 1
+                right *= after[j]
+        i, j = i + 1, j + 1
+        # Axes of length 1 say nothing.
+        held = [k in axes for k in range(first, i) if before[k] != 1 or i - first == 1]
+        if any(held):
+            if not all(held):
+                return frozenset()
+            found.update(k for k in range(second, j) if after[k] != 1 or j - second == 1)
+    return frozenset(found)
+
+
+def _without(axes: Axes, gone: int) -> Axes:
+    return frozenset(k - (k > gone) for k in axes if k != gone)
+
+
+def _moved(name: str, given: Mapping[str, Any], source: torch.Tensor, result: torch.Tensor, axes: Axes) -> Axes | None:
+    """Axes after an operation that moves them; None for one that does not."""
+    n = source.ndim
+    if name == "permute":
+        order = [k % n for k in given["dims"]]
+        return frozenset(order.index(k) for k in axes)
+    if name in ("transpose", "transpose_", "swapaxes"):
+        a, b = given["dim0"] % n, given["dim1"] % n
+        return frozenset({a: b, b: a}.get(k, k) for k in axes)
+    if name in ("t", "t_", "numpy_T"):
+        return frozenset(n - 1 - k for k in axes)
+    if name in ("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy"):
+        return _of_view(source.shape, result.shape, axes) if source.numel() else frozenset()
+    if name in ("unsqueeze", "stack"):
+        at = given["dim"] % (n + 1)
+        return frozenset(k + (k >= at) for k in axes)
+    if name == "squeeze":
+        gone = given.get("dim", [k for k in range(n) if source.shape[k] == 1])
+        gone = [gone] if isinstance(gone, int) else gone
+        for k in sorted((k % n for k in gone), reverse=True):
+            axes = _without(axes, k) if source.shape[k] == 1 else axes
+        return axes
+    if name in ("select", "unbind"):
+        return _without(axes, given.get("dim", 0) % n)
+    if name in ("expand", "expand_copy"):
+        return frozenset(k + result.ndim - n for k in axes)
+    return None
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, list | tuple):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return []
+
+
+def _key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """What tells a tensor from others in memory. A view is another tensor to Python each time it is met."""
+    import torch
+
+    # Subclasses (quantised, distributed) may have no memory of their own.
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return None
+    try:
+        return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+    except RuntimeError:
+        return None
+
+
+class _Watch:
+    """Axes of tensors and random operations, as a forward pass meets them."""
+
+    def __init__(self) -> None:
+        self._axes: dict[Any, Axes] = {}
+        self.draws: list[str] = []
+        # What is drawn in place of random numbers between 0 and 1; None to leave them.
+        self.fill: float | None = None
+
+    def axes(self, tensor: torch.Tensor) -> Axes:
+        """Axes of the features; empty where they are not known."""
+        return self._axes.get(_key(tensor), frozenset())
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """The network's input, whose channels stand on axis 1."""
+        if x.ndim == 4:
+            self.put(x, frozenset({1}))
+        return x
+
+    def put(self, tensor: torch.Tensor, axes: Axes) -> None:
+        if (key := _key(tensor)) is not None:
+            self._axes[key] = axes
+
+    def _result(self, name: str, given: Mapping[str, Any], inputs: list[torch.Tensor], result: torch.Tensor) -> Axes:
+        if name in _FIRST:
+            return frozenset({1}) if result.ndim > 1 else frozenset()
+        if name in _LAST:
+            return frozenset({result.ndim - 1})
+        if name in ("native_layer_norm", "_fused_rms_norm") and len(given.get("normalized_shape", ())) == 1:
+            return frozenset({result.ndim - 1})
+        # One matrix for the whole batch is a layer's weight: a linear layer in another guise.
+        if name == "bmm" and len(inputs[0]) > 1:
+            shared = [tensor.stride(0) == 0 for tensor in inputs[:2]]
+            if any(shared) and not all(shared):
+                return frozenset({1 if shared[0] else 2})
+        if name in _UNKNOWN:
+            return frozenset()
+        for tensor in inputs:
+            if axes := self.axes(tensor):
+                moved = _moved(name, given, tensor, result, axes)
+                if moved is not None:
+                    return moved
+                if tensor.ndim == result.ndim:
+                    return axes
+        return frozenset()
+
+    def note(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Axes of what an operation gave."""
+        # Operations of other packages: nothing is known of them.
+        known = getattr(func, "namespace", "") in ("aten", "prims")
+        name = func._schema.name.partition("::")[2] if known else ""
+        given = _arguments(func, args, kwargs) if known else {}
+        # The input that is written to comes last: it has the axes that it is given.
+        inputs = _tensors([*args, *kwargs.values()])
+        if name in ("copy_", "copy"):
+            inputs = inputs[1:]
+        for tensor in _tensors(result):
+            self.put(tensor, self._result(name, given, inputs, tensor) if known else frozenset())
+
+    def drawn(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Note an operation that draws, and put an extreme in place of what it drew."""
+        import torch
+
+        if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+            return
+        given = _arguments(func, args, kwargs)
+        # Attention and dropout have one operation with and without.
+        if given.get("dropout_p", 1.0) == 0.0 or given.get("p", 1.0) == 0.0 or given.get("train") is False:
+            return
+        name = func._schema.name.partition("::")[2]
+        self.draws.append(name)
+        if self.fill is not None and name in _EXTREMES:
+            low, high = given.get("from", 0.0), given.get("to", 1.0)
+            edge = 1.0 if name.startswith("bernoulli") else 1 - torch.finfo(torch.float32).eps
+            for tensor in _tensors(result):
+                tensor.fill_(low + (high - low) * edge * self.fill)
+
+
+def _arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an operation by name, defaults included."""
+    names = func._schema.arguments
+    defaults = {one.name: one.default_value for one in names if one.default_value is not None}
+    return {**defaults, **{one.name: value for one, value in zip(names, args, strict=False)}, **kwargs}
+
+
+def watching() -> tuple[_Watch, Callable[[], Any]]:
+    """A record of forward passes, and the context to run them in."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    watch = _Watch()
+
+    class Mode(TorchDispatchMode):
+        # Such as flex_attention.
+        supports_higher_order_operators = True
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            result = func(*args, **kwargs)
+            watch.drawn(func, args, kwargs, result)
+            watch.note(func, args, kwargs, result)
+            return result
+
+    return watch, Mode
+
+
+def infer_axis(where: str, shape: tuple[int, ...], axes: Axes, size: Sequence[int] | None) -> int | None:
+    """Axis of the features of a layer's output.
+
+    Parameters
+    ----------
+    where : str
+        For messages, such as "layer 'mid' gives shape (2, 8, 8, 8)".
+    shape : tuple of int
+        Of the output.
+    axes : frozenset of int
+        What the pass has shown.
+    size : sequence of int, optional
+        Height and width of the network's input.
+
+    Returns
+    -------
+    int or None
+        None where nothing contradicts the usual one: 1 of four, the last of three.
+
+    Raises
+    ------
+    ValueError
+        If two readings of the shape fit.
+    """
+    if len(shape) not in (3, 4, 5) or math.prod(shape[1:]) == 1:
+        return None
+    axes = axes - {0}
+    if len(axes) == 1:
+        return next(iter(axes))
+    if len(shape) != 4:
+        return None
+    # Nothing is known of how it came about: height and width are in the ratio of the input's, the features are not.
+    height, width = size or (1, 1)
+    first, last = (math.isclose(a * width, b * height, rel_tol=0.05) for a, b in (shape[2:], shape[1:3]))
+    if first != last:
+        return 1 if first else 3
+    raise ValueError(
+        f"{where}, from operations that do not show where its features stand, and two readings fit: feature_axis=1 for "
+        "(n, channel, height, width), feature_axis=-1 for (n, height, width, channel)"
+    )
