@@ -1,4 +1,4 @@
-"""Where features go: a cube in memory, the blocks of a store, or moments, which keep no features."""
+"""Where features go: a cube in memory, or the blocks of a store. Moments, which keep none: ``_to_moments.py``."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ import numpy as np
 
 from icrkit._progress import progress_bar
 from icrkit.cube import Cube, from_arrays
-from icrkit.exceptions import CubeIncompleteError
-from icrkit.io import CubeWriter, open_cube, write_file
-from icrkit.moments import Moments
-from icrkit_extractors._job import Job, slices
+from icrkit.exceptions import CubeFormatError, CubeIncompleteError
+from icrkit.io import CubeWriter, open_cube
+from icrkit_extractors._block_size import images_per_block
+from icrkit_extractors._job import Job, slices, widths_of
+from icrkit_extractors._probe import probe_difference, probe_numbers
 
-__all__ = ["check_moments", "save_moments", "to_memory", "to_moments", "to_store"]
-
-# A block on disk costs an fsync, which is slow below some MiB; a killed run loses the block in flight.
-_BLOCK_BYTES = 16 << 20
-
-# Nor may a block of pooled features be hours of work: forward passes of one image in a block.
-_BLOCK_FORWARDS = 20_000
-
-# Features that are kept until their moments are taken: each taking costs a d x d sum for every level and fold.
-_MOMENTS_BYTES = 128 << 20
+__all__ = ["bar_of", "cube_of", "to_memory", "to_store"]
 
 
-def _bar(job: Job, n: int, done: int, progress: bool) -> Any:
+def bar_of(job: Job, n: int, done: int, progress: bool) -> Any:
     return progress_bar(progress, n * job.per_image, "extract", "img", initial=done * job.per_image)
 
 
@@ -43,15 +35,15 @@ def to_memory(job: Job, widths: Mapping[str, int], rows: range, progress: bool) 
     shape = (len(rows), job.n_views, len(job.sigmas))
     whole = {name: np.empty((*shape, d), dtype=np.float32) for name, d in widths.items()}
     # Made first and filled afterwards: what a cube refuses is refused before the network runs.
-    cube = _cube(job, whole, slice(rows.start, rows.stop))
-    with _bar(job, len(rows), 0, progress) as bar:
+    cube = cube_of(job, whole, slice(rows.start, rows.stop))
+    with bar_of(job, len(rows), 0, progress) as bar:
         for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), widths, bar):
             for name, h in block.items():
                 whole[name][batch.start - rows.start : batch.stop - rows.start] = h
     return cube
 
 
-def _cube(job: Job, features: Mapping[str, np.ndarray], rows: slice) -> Cube:
+def cube_of(job: Job, features: Mapping[str, np.ndarray], rows: slice) -> Cube:
     labels = None if job.labels is None else job.labels[rows]
     cube = from_arrays(features, sigmas=job.sigmas, labels=labels, image_ids=job.ids[rows], attrs=job.record)
     alphas = _alphas(job)
@@ -59,20 +51,24 @@ def _cube(job: Job, features: Mapping[str, np.ndarray], rows: slice) -> Cube:
 
 
 def to_store(
-    job: Job, widths: Mapping[str, int], out: str | Path, shard: tuple[int, int] | None, progress: bool
+    job: Job,
+    first: Mapping[str, np.ndarray],
+    out: str | Path,
+    shard: tuple[int, int] | None,
+    progress: bool,
+    pass_seconds: float,
 ) -> Cube:
-    # A block holds whole batches, so that a resumed run cuts the same ones.
-    most = min(_BLOCK_BYTES // job.bytes_per_image(widths), _BLOCK_FORWARDS // job.per_image)
-    block_size = job.batch_size * max(1, most // job.batch_size)
-    n = len(job.ids)
-    with CubeWriter(
-        out, layers=widths, sigmas=job.sigmas, n_views=job.n_views, n_images=n, attrs=job.record,
-        block_size=block_size, shard=shard, alphas=_alphas(job),
-    ) as writer:  # fmt: skip
+    """A store, begun or continued; ``first`` are the features of its first images, as `Job.first_features` gives them.
+
+    ``pass_seconds`` is what one forward pass took, at most.
+    """
+    with _writer(job, first, out, shard, pass_seconds) as writer:
         mine = writer.image_range
-        with _bar(job, len(mine), writer.done_images, progress) as bar:
-            batches = slices(mine.start + writer.done_images, mine.stop, job.batch_size)
-            for rows, features in job.blocks(batches, widths, bar):
+        # A resumed run cuts the same batches: a block holds whole ones, or is one.
+        size = min(job.batch_size, writer.block_size)
+        with bar_of(job, len(mine), writer.done_images, progress) as bar:
+            batches = slices(mine.start + writer.done_images, mine.stop, size)
+            for rows, features in job.blocks(batches, widths_of(first), bar):
                 labels = None if job.labels is None else job.labels[rows]
                 writer.append(job.ids[rows], features, labels=labels)
     try:
@@ -85,48 +81,52 @@ def to_store(
             return open_cube(out, allow_partial=True)
 
 
-def to_moments(job: Job, widths: Mapping[str, int], rows: range, n_folds: int, progress: bool) -> dict[str, Moments]:
-    at_once = job.batch_size * max(1, _MOMENTS_BYTES // (job.batch_size * job.bytes_per_image(widths)))
-    totals: dict[str, Moments] = {}
-    kept: list[dict[str, np.ndarray]] = []
-
-    def take(stop: int) -> None:
-        features = {name: np.concatenate([block[name] for block in kept]) for name in widths}
-        cube = _cube(job, features, slice(stop - len(next(iter(features.values()))), stop))
-        for name in widths:
-            part = Moments.from_cube(cube.select(layer=name), n_folds=n_folds, dtype="float64")
-            if len(job.sigmas) == 1:
-                part = Moments.stack([part], "sigma", cube.sigmas)
-            totals[name] = totals[name] + part if name in totals else part
-        kept.clear()
-
-    with _bar(job, len(rows), 0, progress) as bar:
-        for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), widths, bar):
-            kept.append(block)
-            # One image alone has no moments: a last one goes with those before it.
-            if batch.stop == rows.stop or ((batch.stop - rows.start) % at_once == 0 and rows.stop - batch.stop > 1):
-                take(batch.stop)
-    return totals
+def _recorded(out: str | Path) -> tuple[int | None, object] | None:
+    """Block size and probe of the store that is there; None without one. Damage is for the writer to name."""
+    try:
+        content = json.loads((Path(out) / "cube.json").read_bytes())
+        size = content["block_size"]
+        return (size if isinstance(size, int) and size > 0 else None), content["attrs"].get("probe")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None, None
 
 
-def check_moments(job: Job, rows: range, out: Path | None) -> None:
-    """Refuse before the network runs what could not be kept after it."""
-    if job.n_views < 2 or len(rows) < 2:
-        raise ValueError(
-            f"moments need two images and two views at least, not {len(rows)} images and n_views={job.n_views}"
-        )
-    if out is not None:
-        out.mkdir(parents=True)
-
-
-def save_moments(totals: Mapping[str, Moments], job: Job, rows: range, out: Path) -> None:
-    files = {name: f"layer-{k:02d}.h5" for k, name in enumerate(totals)}
-    for name, file in files.items():
-        totals[name].save(out / file)
-    about = {"layers": files, "images": [rows.start, rows.stop], "n_images": len(job.ids), "attrs": job.record}
-    # Last: where it is, all is.
-    write_file(out / "moments.json", json.dumps(about, indent=1, default=_plain).encode() + b"\n")
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def _writer(
+    job: Job,
+    first: Mapping[str, np.ndarray],
+    out: str | Path,
+    shard: tuple[int, int] | None,
+    pass_seconds: float,
+) -> CubeWriter:
+    """The writer of a store; one that is there keeps its block size, and is continued by the network it has."""
+    widths, probe, n = widths_of(first), probe_numbers(first), len(job.ids)
+    for attempt in range(2):
+        begun = _recorded(out)
+        if begun is None:
+            mine = n if shard is None else -(-n // shard[1])
+            block_size: int | None = images_per_block(job, widths, mine, pass_seconds)
+            known: object = probe
+        else:
+            block_size, known = begun
+        try:
+            writer = CubeWriter(
+                out, layers=widths, sigmas=job.sigmas, n_views=job.n_views, n_images=n, block_size=block_size,
+                attrs=job.record | ({} if known is None else {"probe": known}), shard=shard, alphas=_alphas(job),
+            )  # fmt: skip
+        except CubeFormatError:
+            # Where shards start together, another may have begun the store since: with its own times and last digits.
+            if begun is not None or attempt or _recorded(out) is None:
+                raise
+            continue
+        difference = probe_difference(known, probe, job.record)
+        if difference is not None:
+            writer.close()
+            raise CubeFormatError(
+                f"{out} was begun with another network or other images: on the first two images {difference}, though "
+                "names and digests agree. Was code, an attribute of the network or a package changed in between? "
+                "Nothing was written. Continue with the same ones, or choose another path."
+            )
+        return writer
+    raise AssertionError("the loop returns or raises")

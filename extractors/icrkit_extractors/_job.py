@@ -21,7 +21,7 @@ from icrkit_extractors._streams import normals
 from icrkit_extractors.noise import Level, NoiseLaw
 from icrkit_extractors.views import View, as_unit_range
 
-__all__ = ["Encode", "Forward", "Images", "Job", "Source", "slices"]
+__all__ = ["Encode", "Forward", "Images", "Job", "Source", "slices", "widths_of"]
 
 # Batches that are read, augmented and drawn ahead of the network.
 _AHEAD = 2
@@ -240,7 +240,7 @@ class Job:
                 shape = (n, self.n_views, len(self.levels))
                 block = {name: np.empty((*shape, width), dtype=np.float32) for name, width in widths.items()}
             for k, features in enumerate(self.features(item)):
-                found = _widths(features)
+                found = widths_of(features)
                 if found != widths:
                     raise ValueError(f"the source gave layers of widths {found}, and {dict(widths)} before")
                 for name, h in features.items():
@@ -249,8 +249,8 @@ class Job:
             if item.view == self.n_views - 1:
                 yield item.rows, block
 
-    def widths(self) -> dict[str, int]:
-        """Layers and their numbers of features, by running two images once."""
+    def first_features(self) -> dict[str, np.ndarray]:
+        """Layers of the first two images (one where there is only one), view 0 at the first level."""
         rows = slice(0, min(self.batch_size, len(self.ids)))
         images = self.read(rows)
         if getattr(self.images, "dtype", None) != np.uint8 and images.min() >= 0:
@@ -259,7 +259,7 @@ class Job:
                 stacklevel=4,
             )
         few = slice(0, min(2, rows.stop))
-        return _widths(next(self.features(self.view(images[few], few, 0))))
+        return next(self.features(self.view(images[few], few, 0)))
 
     @property
     def per_image(self) -> int:
@@ -289,7 +289,8 @@ def _ahead(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], d
         pool.shutdown(cancel_futures=True)
 
 
-def _widths(features: Mapping[str, np.ndarray]) -> dict[str, int]:
+def widths_of(features: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Layers and their numbers of features."""
     return {name: h.shape[1] for name, h in features.items()}
 
 

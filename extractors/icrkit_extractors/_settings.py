@@ -127,7 +127,7 @@ def checked_job(
             "numpy_version": np.__version__,
         }
     )
-    taken = sorted(set(job.record) & set(attrs or {}))
+    taken = sorted({*job.record, "probe"} & set(attrs or {}))
     if taken:
         raise ValueError(f"attrs {taken} are recorded by extract itself; choose other names")
     job.record.update(attrs or {})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icrkit_extractors._destinations import check_moments, save_moments, to_memory, to_moments, to_store
-from icrkit_extractors._job import Encode, Images, Source, slices
+from icrkit_extractors._destinations import to_memory, to_store
+from icrkit_extractors._job import Encode, Images, Source, slices, widths_of
 from icrkit_extractors._settings import checked_job, shard_rows, whole
+from icrkit_extractors._to_moments import to_moments
 from icrkit_extractors.noise import NoiseLaw
 from icrkit_extractors.views import View
 
@@ -104,18 +104,26 @@ def extract(
     NonFiniteError
         If a layer holds NaN or infinity; names view and level, and the block is not written.
     FileExistsError
-        If ``out`` exists and ``resume`` is False, or with ``moments_only``, which is not resumed.
+        If ``out`` exists and ``resume`` is False; with ``moments_only`` also if it holds anything but moments of the
+        same configuration.
 
     Notes
     -----
-    Views and noise are pure functions of (seed, image id, view), the same at every level. A block is about 16 MiB or
-    20,000 forward passes, whichever is less, and a batch at least; memory holds some four times that, and three batches
-    of views. A killed run loses the block in flight at most, and a resumed one ends with the same bytes. Where the
-    device runs out of memory, the batch is given to the network in halves, with a warning.
+    Views and noise are pure functions of (seed, image id, view), the same at every level. A block is about 16 MiB,
+    20,000 forward passes or three minutes, whichever is least; memory holds some four times that, and three batches
+    of views. A killed run loses the block in flight at most, and a resumed one ends with the same bytes. Blocks hold
+    whole batches; where one batch takes longer than three minutes, batches are cut to the size of a block. A store
+    keeps the block size it began with. Where the device runs out of memory, the batch is given to the network in
+    halves, with a warning.
+
+    A store is continued by the network it has. Its weights and files are compared by digest, and ``attrs["probe"]``
+    holds a few numbers of each layer on the first two images, compared within rounding: what decides features beside
+    the weights (numbers in attributes, code, packages) shows there.
 
     Moments are taken in float64 from about 128 MiB of features at a time, and hold 16 levels x folds x d^2 bytes a
     layer. Moments of shards add up (``+``) to those of all images. With `out` they are saved into that folder,
-    a file a layer, beside ``moments.json``, which says which is which and how they were made.
+    a file a layer, beside ``moments.json``, which says which is which and how they were made. Finished ones are read
+    from there and not taken again; an interrupted run starts again from its first image.
 
     Examples
     --------
@@ -139,30 +147,19 @@ def extract(
         encode=encode, fresh_noise=fresh_noise, batch_size=batch_size, attrs=attrs,
     )  # fmt: skip
     rows = shard_rows(shard, len(job.ids))
-    if out is not None and Path(out).exists() and (moments_only or not resume):
-        way_out = (
-            "moments are not resumed: remove it first"
-            if moments_only
-            else "resume=True continues it, or remove it first"
-        )
-        raise FileExistsError(f"{out} exists: {way_out}")
-    widths = job.widths()
+    if out is not None and Path(out).exists() and not resume:
+        raise FileExistsError(f"{out} exists: resume=True continues it, or remove it first")
+    start = time.perf_counter()
+    first = job.first_features()
+    # With what a first pass does once, so more than later ones take.
+    pass_seconds = (time.perf_counter() - start) / min(2, len(job.ids))
     job.record.update(job.src.config())  # a source may know more of its layers once it has run
     if moments_only:
         folder = None if out is None else Path(out)
-        check_moments(job, rows, folder)
-        try:
-            totals = to_moments(job, widths, rows, whole("n_folds", n_folds, 0), progress)
-            if folder is not None:
-                save_moments(totals, job, rows, folder)
-        except BaseException:
-            if folder is not None:  # without moments.json it would only be in the way
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return totals
+        return to_moments(job, first, rows, whole("n_folds", n_folds, 0), folder, progress)
     if out is None:
-        return to_memory(job, widths, rows, progress)
-    return to_store(job, widths, out, shard, progress)
+        return to_memory(job, widths_of(first), rows, progress)
+    return to_store(job, first, out, shard, progress, pass_seconds)
 
 
 @dataclass(frozen=True)
@@ -242,7 +239,7 @@ def estimate(
     """
     job = checked_job(src, images, sigmas, noise=noise, views=views, **settings)
     rows = shard_rows(shard, len(job.ids))
-    widths = job.widths()
+    widths = widths_of(job.first_features())
     batch = next(slices(rows.start, rows.stop, job.batch_size))
     next(job.features(job.view(job.read(batch), batch, 0)))  # a device takes longer at its first batch of a shape
     start = time.perf_counter()

@@ -8,10 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from icrkit import Moments, open_cube
 from icrkit.exceptions import CubeFormatError, NonFiniteError
-from icrkit_extractors import _destinations, noise, views
+from icrkit_extractors import (
+    TorchSource,
+    _block_size,
+    _destinations,
+    _to_moments,
+    extract,
+    extract_course,
+    noise,
+    views,
+)
 
 SIGMAS = [0.1, 0.4, 1.5]
 LAYERS = ("mid", "dec.16x16_block0")
@@ -20,7 +30,7 @@ LAYERS = ("mid", "dec.16x16_block0")
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two batches of 4 images of `Pixels` (66 features, 2 views, 3 levels)."""
-    monkeypatch.setattr(_destinations, "_BLOCK_BYTES", 2 * 4 * 66 * 6 * 4)
+    monkeypatch.setattr(_block_size, "_BLOCK_BYTES", 2 * 4 * 66 * 6 * 4)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -176,9 +186,113 @@ def test_levels_of_a_law_that_scales_the_signal_keep_alpha(images, tmp_path, go,
 
 
 def test_a_block_is_bounded_in_work_as_in_bytes(images, tmp_path, monkeypatch, go, Pixels):
-    monkeypatch.setattr(_destinations, "_BLOCK_FORWARDS", 2 * 8 * 6)
+    monkeypatch.setattr(_block_size, "_BLOCK_FORWARDS", 2 * 8 * 6)
     go(Pixels(), images, out=tmp_path / "a.cube", batch_size=8)
     assert [p.name for p in sorted((tmp_path / "a.cube").glob("part-*"))] == [f"part-0000{k}.h5" for k in range(3)]
+
+
+class Slow:
+    """A clock in which every forward pass of one image takes a second."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_a_block_is_bounded_in_time(images, tmp_path, monkeypatch, go, same, Pixels):
+    clock = Slow()
+    monkeypatch.setattr("time.perf_counter", clock.perf_counter)
+
+    class Timed(Pixels):
+        def __call__(self, x, conditioning):
+            clock.now += len(x)
+            return super().__call__(x, conditioning)
+
+    whole = go(Timed(), images)
+    # 6 s an image at 2 views and 3 levels: 180 s are 30 images, 7 batches of 4, and 4 of them a power of two.
+    for batch_size, in_block in ((4, 16), (64, 16)):
+        folder = tmp_path / f"{batch_size}.cube"
+        same(go(Timed(), images, out=folder, batch_size=batch_size), whole)
+        assert json.loads((folder / "cube.json").read_text())["block_size"] == in_block
+        before = files(folder)
+        (folder / "part-00001.h5").unlink()
+        same(go(Pixels(), images, out=folder, batch_size=batch_size), whole)  # a fast one keeps the blocks
+        assert files(folder) == before
+
+
+def test_a_fast_network_is_not_timed(images, tmp_path, go, Pixels):
+    counted = Pixels()
+    go(counted, images, out=tmp_path / "a.cube")
+    assert counted.calls == 1 + 3 * 6
+
+
+# ---- which network --------------------------------------------------------------------------------------------------
+
+
+class Scaled(torch.nn.Module):
+    """What decides features and is no tensor of a state_dict."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.first, self.last = torch.nn.Flatten(), torch.nn.Identity()
+        self.scale = scale
+
+    def forward(self, x):
+        return self.last(self.first(x) * self.scale)
+
+
+def _replaced(scale):
+    net = Scaled()
+    net.first.forward = lambda x: x.flatten(1) * scale
+    return net
+
+
+@pytest.mark.parametrize(
+    "made", [Scaled, lambda scale: Scaled(torch.tensor(scale)), lambda scale: Scaled(np.float32(scale)), _replaced]
+)
+def test_a_store_is_continued_by_its_own_network(images, tmp_path, made):
+    settings = {"noise": noise.Clean(), "views": views.Unchanged(), "n_views": 1, "progress": False}
+    settings |= {"out": tmp_path / "a.cube", "batch_size": 8}
+    first = extract(TorchSource(made(1.0), "last"), images, [0.0], **settings)
+    same_one = extract(TorchSource(made(1.0), "last"), images, [0.0], **settings)
+    np.testing.assert_array_equal(same_one["last"].values, first["last"].values)
+    for finished in (True, False):
+        if not finished:
+            (tmp_path / "a.cube" / "part-00000.h5").unlink()
+        before = files(tmp_path / "a.cube")
+        with pytest.raises(CubeFormatError, match=r"another network.*'last' differs by 0\.0"):
+            extract(TorchSource(made(1.02), "last"), images, [0.0], **settings)
+        assert files(tmp_path / "a.cube") == before
+    extract(TorchSource(made(1.00001), "last"), images, [0.0], **settings)  # no more than rounding
+
+
+def test_other_images_of_the_same_ids_are_refused(images, tmp_path, go, Pixels):
+    go(Pixels(), images, out=tmp_path / "a.cube")
+    with pytest.raises(CubeFormatError, match="another network or other images"):
+        go(Pixels(), images[::-1].copy(), out=tmp_path / "a.cube")
+
+
+def test_shards_that_begin_together_on_two_machines_agree(images, tmp_path, monkeypatch, go, same, Pixels):
+    whole = go(Pixels(), images)
+    real = _destinations._recorded
+    seen = []
+
+    def late(out):
+        # The other shard begins the store just after this one looked.
+        if not seen:
+            seen.append(real(out))
+            with monkeypatch.context() as inner:
+                inner.setattr(_destinations, "_recorded", real)
+                inner.setattr(_block_size, "_BLOCK_FORWARDS", 6)
+                go(Pixels(), images, out=out, shard=(0, 2), batch_size=4)
+            return seen[0]
+        return real(out)
+
+    monkeypatch.setattr(_destinations, "_recorded", late)
+    part = go(Pixels(), images, out=tmp_path / "a.cube", shard=(1, 2), batch_size=4)
+    assert seen == [None] and part.n_images == 40
+    np.testing.assert_allclose(part["pixels"].values, whole["pixels"].values, atol=1e-5)
 
 
 def test_progress_goes_to_standard_error(images, capfd, monkeypatch, go, Pixels):
@@ -231,7 +345,7 @@ def assert_moments_equal(a: Moments, b: Moments) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 1 << 30])
 def test_moments_only_are_those_of_the_cube(images, monkeypatch, at_once, go, Pixels):
-    monkeypatch.setattr(_destinations, "_MOMENTS_BYTES", at_once)
+    monkeypatch.setattr(_to_moments, "_MOMENTS_BYTES", at_once)
     cube = go(Pixels(), images)
     totals = go(Pixels(), images, moments_only=True, n_folds=3)
     assert list(totals) == ["pixels", "level"]
@@ -251,8 +365,53 @@ def test_moments_of_shards_add_up(images, tmp_path, go, Pixels):
     assert about["images"] == [20, 40] and about["attrs"]["source"] == "Pixels"
     saved = Moments.load(tmp_path / "part1" / about["layers"]["level"])
     assert_moments_equal(saved, parts[1]["level"])
-    with pytest.raises(FileExistsError, match="part1 exists: moments are not resumed"):
-        go(Pixels(), images, moments_only=True, out=tmp_path / "part1")
+    with pytest.raises(FileExistsError, match=r"part1 exists: moments are not resumed .*images was \[20, 40\]"):
+        go(Pixels(), images, moments_only=True, n_folds=3, out=tmp_path / "part1")
+
+
+def test_finished_moments_are_read_and_not_taken_again(images, tmp_path, go, Pixels):
+    settings = {"moments_only": True, "n_folds": 3, "out": tmp_path / "m"}
+    first = go(Pixels(), images, **settings)
+    before = files(tmp_path / "m")
+    again = Pixels()
+    for name, moments in go(again, images, **settings).items():
+        assert_moments_equal(moments, first[name])
+    assert again.calls == 1 and files(tmp_path / "m") == before
+    for changed, said in (
+        ({"n_folds": 2}, "n_folds was 3 and is 2"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"sigmas": [0.1, 0.4]}, "sigmas was"),
+        ({"resume": False}, "resume=True"),
+    ):
+        with pytest.raises(FileExistsError, match=f"m exists.*{said}"):
+            go(Pixels(), images, **{**settings, **changed})
+    assert files(tmp_path / "m") == before
+
+
+def test_moments_of_a_killed_run_are_taken_anew(images, tmp_path, go, Pixels):
+    whole = go(Pixels(), images, moments_only=True)
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "layer-00.h5").write_bytes(b"half a file")
+    (folder / "layer-01.h5.0123.part").touch()
+    for name, moments in go(Pixels(), images, moments_only=True, out=folder).items():
+        assert_moments_equal(moments, whole[name])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match=r"other files \(notes\.txt\)"):
+        go(Pixels(), images, moments_only=True, out=other)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def test_a_course_of_moments_goes_on_where_it_stopped(images, tmp_path, Pixels):
+    settings = {"noise": noise.EDM(), "views": views.Digits(), "progress": False, "moments_only": True}
+    course = [Pixels(), Pixels(fail_at=3), Pixels()]
+    with pytest.raises(RuntimeError, match="killed"):
+        extract_course(enumerate(course), images, SIGMAS, out=tmp_path, **settings)
+    resumed = [Pixels(), Pixels(), Pixels()]
+    found = extract_course(enumerate(resumed), images, SIGMAS, out=tmp_path, **settings)
+    assert resumed[0].calls == 1 and min(one.calls for one in resumed[1:]) > 1 and len(found) == 3
 
 
 def test_moments_of_one_level_keep_its_axis(images, go, Pixels):
@@ -261,7 +420,7 @@ def test_moments_of_one_level_keep_its_axis(images, go, Pixels):
 
 
 def test_a_lone_last_image_joins_the_moments_before_it(images, monkeypatch, go, Pixels):
-    monkeypatch.setattr(_destinations, "_MOMENTS_BYTES", 1)
+    monkeypatch.setattr(_to_moments, "_MOMENTS_BYTES", 1)
     moments = go(Pixels(), images[:33], moments_only=True, n_folds=0)["pixels"]
     assert_moments_equal(moments, Moments.from_cube(go(Pixels(), images[:33]).select(layer="pixels"), n_folds=0))
 
