@@ -1,44 +1,27 @@
 """A source of features: a frozen network in an ONNX file, run by onnxruntime.
 
-The graph is cut at the tensors asked for, so that nothing deeper is computed. The file is taken as hostile: it is read
-once, whole, and nothing outside its own folder is opened on its behalf. Values that it keeps in files beside it stay
-there, mapped into memory.
+The graph is cut at the tensors asked for, so that nothing deeper is computed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
-from icrkit_extractors._onnx_functions import check_functions
+from icrkit_extractors._onnx_file import read_model
 from icrkit_extractors._onnx_graph import Graph, Shape, cut, without_weights
+from icrkit_extractors._onnx_inputs import Constant, Layout, cast, fitted, layouts_of, named, rows_of
 from icrkit_extractors._pool import Pool
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto
 
 __all__ = ["OnnxSource"]
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-}
-
-
-# The most that protobuf puts into one message.
-_LARGEST = 2**31 - 1
 
 
 def _import_runtime() -> tuple[Any, Any]:
@@ -48,159 +31,6 @@ def _import_runtime() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingDependencyError('OnnxSource needs onnx and onnxruntime: pip install "icrkit[onnx]"') from error
     return onnx, onnxruntime
-
-
-# ---- the file -------------------------------------------------------------------------------------------------------
-
-
-def _read_model(path: Path) -> bytes:
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if not path.is_file():
-        raise UnsafeModelError(f"{path} is not a file")
-    data = path.read_bytes()
-    if not data:
-        raise UnsafeModelError(f"{path} is empty: not an ONNX model")
-    return data
-
-
-def _messages(model: ModelProto) -> Iterator[Any]:
-    """Every message of a model, in whatever subgraph, function or attribute it sits."""
-    waiting: list[Any] = [model]
-    while waiting:
-        message = waiting.pop()
-        yield message
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting.extend(value if isinstance(value, Sequence) else (value,))
-            elif field.type == field.TYPE_STRING and any(
-                isinstance(text, bytes) for text in ((value,) if isinstance(value, str | bytes) else value)
-            ):
-                raise ValueError(f"a {field.name} is no text")
-
-
-def _parsed(onnx: Any, data: bytes, path: Path) -> ModelProto:
-    try:
-        model: ModelProto = onnx.ModelProto.FromString(data)
-        for _ in _messages(model):
-            pass
-    except Exception as error:  # protobuf's own error class has moved between its versions
-        raise UnsafeModelError(f"{path} is truncated or not an ONNX model: {error}") from error
-    if not model.graph.output:
-        raise UnsafeModelError(f"{path} is truncated or not an ONNX model: it holds no graph with outputs")
-    return model
-
-
-# Stored several to a byte, though numpy's stand-ins for them take a whole one.
-_PACKED = {"FLOAT4E2M1": 4, "INT2": 2, "INT4": 4, "UINT2": 2, "UINT4": 4}
-
-
-def _size(onnx: Any, tensor: TensorProto, what: str) -> int:
-    """Bytes that a tensor's shape and type ask for."""
-    try:
-        name = onnx.TensorProto.DataType.Name(tensor.data_type)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, ValueError):
-        raise UnsafeModelError(f"{what} has elements of the unknown type {tensor.data_type}") from None
-    if dtype.kind == "O":
-        raise UnsafeModelError(f"{what} holds text, which is never kept in another file")
-    return int(-(-math.prod(tensor.dims) * _PACKED.get(name, 8 * dtype.itemsize) // 8))
-
-
-class _Beside:
-    """Files in the folder of a model, each mapped into memory once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._root = folder.resolve()
-        self.maps: dict[str, np.ndarray] = {}
-
-    def _real(self, location: str, what: str) -> Path:
-        """Path of a file without links; refuses what leads out of the folder."""
-        outside = f"{what} points to {location!r}, which is not a file in the model's own folder"
-        # The letters are ways out on Windows, and a star, with which onnxruntime marks an address in memory.
-        if not location or location[0] == "/" or ".." in location.split("/") or re.search(r"[\\:*\0]", location):
-            raise UnsafeModelError(outside)
-        try:
-            real = (self._folder / location).resolve(strict=True)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{what} is kept in {location!r}, which is not there: it belongs into the folder {self._folder}"
-            ) from None
-        except (OSError, RuntimeError):
-            raise UnsafeModelError(outside) from None
-        if not real.is_relative_to(self._root):
-            raise UnsafeModelError(f"{outside}: a link leads out of it (copy the file itself there)")
-        return real
-
-    def _mapped(self, real: Path, what: str) -> np.ndarray:
-        # A pipe would wait for its other end; a link put there since would be followed.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            with open(real, "rb", opener=lambda path, _: os.open(path, flags)) as file:
-                status = os.fstat(file.fileno())
-                if stat.S_ISREG(status.st_mode):
-                    return np.memmap(file, dtype=np.uint8, mode="r") if status.st_size else np.empty(0, dtype=np.uint8)
-        except OSError as error:
-            raise UnsafeModelError(f"{what} is in {real}, which cannot be read: {error}") from None
-        raise UnsafeModelError(f"{what} is in {real}, which is no regular file")
-
-    def place(self, onnx: Any, tensor: TensorProto, what: str) -> tuple[str, int, int]:
-        """File (its name in the folder), offset and length of a tensor's values, checked against shape and file."""
-        entry = {item.key: item.value for item in tensor.external_data}
-        size = _size(onnx, tensor, what)
-        try:
-            offset, length = int(entry.get("offset") or 0), int(entry.get("length") or size)
-        except ValueError:
-            raise UnsafeModelError(f"{what} has an offset or a length that is no number") from None
-        real = self._real(entry.get("location", ""), what)
-        name = real.relative_to(self._root).as_posix()
-        if name not in self.maps:
-            self.maps[name] = self._mapped(real, what)
-        if offset < 0 or length != size or offset + size > len(self.maps[name]):
-            raise UnsafeModelError(
-                f"{what} of shape {tuple(tensor.dims)} needs {size} bytes and is said to be the {length} from {offset} "
-                f"of {name!r}, which has {len(self.maps[name])}"
-            )
-        return name, offset, size
-
-
-def _check_tensors(onnx: Any, model: ModelProto, path: Path) -> dict[str, np.ndarray]:
-    """Refuse tensors that are not as they say; returns the other files that hold values, by name.
-
-    What the model says of other files is written anew, from what was checked: onnxruntime opens these files itself.
-    """
-    beside = _Beside(path.parent)
-    # Kept, so that the walk below meets the same objects.
-    outer = {id(tensor): tensor for tensor in model.graph.initializer}
-    inlined = 0
-    for tensor in [message for message in _messages(model) if isinstance(message, onnx.TensorProto)]:
-        what = f"{path}: tensor {tensor.name!r}"
-        if any(size < 0 for size in tensor.dims):
-            raise UnsafeModelError(f"{what} declares the shape {tuple(tensor.dims)}")
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            name, offset, length = beside.place(onnx, tensor, what)
-            del tensor.external_data[:]
-            if id(tensor) in outer:
-                for key, value in (("location", name), ("offset", offset), ("length", length)):
-                    tensor.external_data.add(key=key, value=str(value))
-            else:
-                # Not everywhere in branches and attributes does onnxruntime look into other files.
-                inlined += length
-                if inlined > _LARGEST:
-                    raise UnsafeModelError(
-                        f"{path}: tensors in branches and attributes have more than {_LARGEST} bytes"
-                    )
-                tensor.ClearField("data_location")
-                tensor.raw_data = beside.maps[name][offset : offset + length].tobytes()
-        elif tensor.external_data:
-            raise UnsafeModelError(f"{what} points to another file and does not say that its values are there")
-        # Two bits is the smallest element there is.
-        elif math.prod(tensor.dims) > 4 * tensor.ByteSize():
-            raise UnsafeModelError(
-                f"{what} declares the shape {tuple(tensor.dims)} and holds {tensor.ByteSize()} bytes"
-            )
-    return beside.maps
 
 
 def _stored(name: str) -> str:
@@ -229,9 +59,18 @@ class OnnxSource:
         Execution providers of onnxruntime, best first. Default: CUDA where the build has it, and the CPU.
     threads : int, optional
         Threads of one operator on the CPU; all cores by default.
+    given : mapping of str to array-like, optional
+        Inputs that are the same for every image, such as a class or the embedding of a prompt: in the input's shape, or
+        without the axis of the images, for each of which it is then repeated; a number fills what has a known shape. A
+        string that ends in .npy is read.
+    image_layout : {"nchw", "nhwc"}, optional
+        Order of the axes that the network takes images in. Default: the one that fits their shape, or where both do
+        the one that the operators behind the input tell.
     feature_axis, n_prefix : int
-        Given to `Pool`, for a ``pool`` that is a string: the axis of the features (default 1 of four, the last of
-        three), and how many class and register tokens come before the patches.
+        Given to `Pool`, for a ``pool`` that is a string: the axis of the features, and how many class and register
+        tokens come before the patches. By default the graph tells the axis of every layer: convolutions and poolings
+        have their channels on axis 1, products with weights, LayerNorms and biases of one axis their features last, and
+        transpositions carry the axis along.
 
     Attributes
     ----------
@@ -254,9 +93,9 @@ class OnnxSource:
         shapes that its values do not have, has functions that call each other without end, or holds operators that
         onnxruntime does not know.
     ValueError
-        If a layer, pool or provider is not one of those there are (the message has the nearest), or if a module does
-        not stand for one tensor: several leave it, or the file does not show where it ended. The message lists the
-        tensors with their shapes.
+        If a layer, pool, provider or input is not one of those there are (the message has the nearest), if a value in
+        ``given`` does not fit its input, or if a module does not stand for one tensor: several leave it, or the file
+        does not show where it ended. The message lists the tensors with their shapes.
 
     Notes
     -----
@@ -268,7 +107,8 @@ class OnnxSource:
     places the shape in `available_layers` shows it.
 
     A model whose batch is fixed is run in pieces of that size, the last one filled up with copies of its last row.
-    Inputs that the layers do not need may be given and are ignored.
+    Inputs that the layers do not need may be given and are ignored. An input of bytes takes images from -1 to 1 as 0 to
+    255, rounded; noise does not fit into bytes and is refused.
 
     Examples
     --------
@@ -287,24 +127,22 @@ class OnnxSource:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         *,
+        given: Mapping[str, Any] | None = None,
+        image_layout: Layout | None = None,
         feature_axis: int | None = None,
         n_prefix: int = 1,
     ) -> None:
         self.pool = pool if isinstance(pool, Pool) else Pool(pool, feature_axis, n_prefix)
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be 1 or more, not {threads}")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be a whole number, 1 or more, not {threads!r}")
+        if image_layout not in (None, "nchw", "nhwc"):
+            raise ValueError(f"image_layout must be 'nchw' or 'nhwc', not {image_layout!r}")
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"given must map names of inputs to values, such as given={{'y': 3}}, not {given!r}")
         onnx, runtime = _import_runtime()
         self.path = Path(path)
         self._version = str(runtime.__version__)
-        data = _read_model(self.path)
-        model = _parsed(onnx, data, self.path)
-        check_functions(model, self.path)
-        files = _check_tensors(onnx, model, self.path)
-        digest = hashlib.sha256(data)
-        for name in sorted(files):
-            digest.update(files[name].data)
-        self.sha256 = digest.hexdigest()
-
+        model, data, self.sha256, changed = read_model(onnx, self.path)
         self._graph = Graph(without_weights(model), str(self.path))
         self._tensors: dict[str, str] = {}
         for name, tensor in self._graph.resolve(layers).items():
@@ -313,18 +151,20 @@ class OnnxSource:
         self.layers = tuple(self._tensors)
         wanted = list(dict.fromkeys(self._tensors.values()))
         whole = len(model.graph.node)
-        changed = bool(files)
         if set(wanted) != set(self._graph.outputs):
             cut(model, wanted)
             changed = True
         self.n_nodes = (len(model.graph.node), whole)
         if changed:
             data = self._serialised(model)
-        del model, files
+        del model
         self._session = self._open(runtime, data, providers, threads)
         self._inputs = {node.name: node for node in self._session.get_inputs()}
         if not self._inputs:
             raise ValueError(f"the layers {list(self.layers)} of {self.path} depend on no input")
+        self._given = self._constants(given or {})
+        self._layout = image_layout
+        self._axes: dict[str, int] | None = None
 
     def _serialised(self, model: ModelProto) -> bytes:
         try:
@@ -383,44 +223,103 @@ class OnnxSource:
             "layers": list(self.layers),
             "tensors": dict(self._tensors),
             **self.pool.config(),
+            **({"given": {name: constant.config() for name, constant in self._given.items()}} if self._given else {}),
+            **({} if self._layout is None else {"image_layout": self._layout}),
             "providers": list(self._session.get_providers()),
             "onnxruntime_version": self._version,
         }
 
     # ---- a batch ----------------------------------------------------------------------------------------------------
 
-    def _cast(self, name: str, value: Any) -> np.ndarray:
-        """A value for one input, in the input's type."""
-        kind = self._inputs[name].type
-        if kind not in _DTYPES:
-            raise ValueError(f"input {name!r} of {self.path} is of type {kind}; known are {list(_DTYPES)}")
-        array = np.asarray(value)
-        if np.issubdtype(_DTYPES[kind], np.integer) and array.dtype.kind == "f":
-            broken = ~(np.isfinite(array) & (array == np.rint(array)))
-            if broken.any():
-                raise ValueError(
-                    f"input {name!r} of {self.path} takes whole numbers ({kind}) and is given {array[broken][0]}: take "
-                    "levels whose times are whole, or export the network with a floating-point example for this input"
-                )
-        return np.asarray(array, dtype=_DTYPES[kind], order="C")
+    def _where(self, name: str) -> str:
+        return f"input {name!r} of {self.path}"
+
+    def _constants(self, given: Mapping[str, Any]) -> dict[str, Constant]:
+        for name in given:
+            if name not in self._graph.inputs:
+                raise ValueError(f"{self.path} has no input {name!r}; it takes {', '.join(self._graph.inputs)}")
+        images = self._images_input([name for name in self._inputs if name not in given])
+        counted = None if images is None or not self._inputs[images].shape else self._inputs[images].shape[0]
+        constants = {}
+        for name, value in given.items():
+            if isinstance(value, str):
+                if not value.endswith(".npy"):
+                    raise ValueError(f"{self._where(name)} takes numbers, or a file .npy of them, not {value!r}")
+                value = np.load(value, allow_pickle=False)
+            if name in self._inputs:  # else only the part behind the cut takes it
+                node = self._inputs[name]
+                constants[name] = Constant(self._where(name), node.shape, node.type, value, counted)
+        return constants
+
+    def _images_input(self, names: Sequence[str]) -> str | None:
+        """The one input of these that images go to: the only one, or the only one of most axes."""
+        if len(names) == 1:
+            return names[0]
+        found = [name for name in names if name in self._graph.images and len(self._inputs[name].shape) > 2]
+        return found[0] if len(found) == 1 else None
 
     def _feeds(self, x: np.ndarray | Mapping[str, np.ndarray], conditioning: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by input of the cut graph."""
-        needed = list(self._inputs)
+        """Values by input of the cut graph, as they come."""
+        twice = sorted(set(conditioning) & set(self._given))
+        if twice:
+            raise ValueError(f"{self._where(twice[0])} is filled by the noise law and by given={{{twice[0]!r}: ...}}")
+        takes = f"{self.path} takes the inputs {named(self._inputs)}"
+        open_inputs = [name for name in self._inputs if name not in conditioning and name not in self._given]
         if isinstance(x, Mapping):
             given: dict[str, Any] = {**x, **conditioning}
         else:
-            rest = [name for name in needed if name not in conditioning]
-            if len(rest) != 1:
+            images = self._images_input(open_inputs)
+            if images is None:
                 raise ValueError(
-                    f"{self.path} takes the inputs {needed} and is given images and {list(conditioning)}: exactly one "
-                    "input must be left for the images (the noise law gives the conditioning)"
+                    f"{takes} and is given images and {list(conditioning)}: exactly one input must be left for the "
+                    f"images, and there are {open_inputs or 'none'} (the noise law gives the conditioning, noise."
+                    "Flow(name=...) by another name; given={NAME: VALUE} holds what is the same for every image)"
                 )
-            given = {rest[0]: x, **conditioning}
+            given = {images: x, **conditioning}
+        missing = [name for name in open_inputs if name not in given]
+        if missing:
+            raise ValueError(
+                f"{takes}, and nothing gives {', '.join(map(repr, missing))}: given={{{missing[0]!r}: VALUE}} holds "
+                "what is the same for every image; a noise law gives its conditioning by the name it is told, "
+                f"noise.Flow(name={missing[0]!r})"
+            )
         # What only the part behind the cut takes is dropped; a name that the model never had is a mistake.
-        if set(needed) - set(given) or set(given) - set(self._graph.inputs) - set(needed):
-            raise ValueError(f"{self.path} takes the inputs {needed} and is given {list(given)}")
-        return {name: self._cast(name, given[name]) for name in needed}
+        unknown = set(given) - set(self._graph.inputs) - set(self._inputs)
+        if unknown:
+            raise ValueError(f"{takes} and is given {list(given)}")
+        return {name: given[name] for name in self._inputs if name in given}
+
+    def _placed(self, name: str, value: Any) -> np.ndarray:
+        """A value for one input, in its type; images in its layout."""
+        node = self._inputs[name]
+        images = name in self._graph.images and len(node.shape) == 4 and np.ndim(value) == 4
+        array = cast(self._where(name), node.type, value, images)
+        if images and self._image_layout(name, array.shape[1:]) == "nhwc":
+            array = np.ascontiguousarray(np.moveaxis(array, 1, -1))
+        return array
+
+    def _image_layout(self, name: str, image: tuple[int, ...]) -> Layout:
+        """Order of the axes of an input of images (channel, height, width)."""
+        if self._layout is not None:
+            return self._layout
+        sizes = self._inputs[name].shape
+        fitting = layouts_of(sizes, image)
+        if not fitting:
+            raise ValueError(
+                f"{self._where(name)} has the shape {sizes}, and the images are {image} (channel, height, width): "
+                "open_images(..., size=..., channels=...) changes them"
+            )
+        if len(fitting) == 1:
+            return fitting[0]
+        told: dict[int | None, Layout] = {1: "nchw", 3: "nhwc"}
+        found = told.get(self._graph.feature_axes().get(name))
+        if found is None:
+            raise ValueError(
+                f"{self._where(name)} has the shape {sizes}, and images of {image} (channel, height, width) fit it "
+                "with the channels first and with the channels last: image_layout='nchw' or image_layout='nhwc' says "
+                "which"
+            )
+        return found
 
     def _batch(self, feeds: Mapping[str, np.ndarray]) -> tuple[int, int | None]:
         """Images given, and the size of the batch that the model is fixed to, if any."""
@@ -429,23 +328,29 @@ class OnnxSource:
         fixed = sizes[0] if sizes and isinstance(sizes[0], int) else None
         return (len(feeds[images]) if feeds[images].ndim else 0), fixed
 
-    def _fitted(self, name: str, value: np.ndarray, n: int, fixed: int | None) -> tuple[np.ndarray, bool]:
-        """A value in the input's shape, and whether its first axis is the image."""
-        sizes = self._inputs[name].shape
-        shared = not sizes or (sizes[0] == 1 != fixed and n != 1)
-        if shared and value.shape == (n,) and n and len(sizes) <= 1:
-            # Exported with one time for the whole batch: fits if all images have the same.
-            if (value != value[0]).any():
-                raise ValueError(f"input {name!r} of {self.path} is one number for a batch and is given several")
-            return value[:1].reshape(sizes), False
-        free = [not isinstance(size, int) or (k == 0 and size == fixed) for k, size in enumerate(sizes)]
-        if value.ndim != len(sizes) or any(
-            not is_free and size != got for is_free, size, got in zip(free, sizes, value.shape, strict=True)
-        ):
-            raise ValueError(f"input {name!r} of {self.path} has the shape {sizes} and is given {value.shape}")
-        if not shared and len(value) != n:
-            raise ValueError(f"input {name!r} of {self.path} is given {len(value)} rows for {n} images")
-        return value, not shared
+    def _feature_axes(self, image: tuple[int, ...]) -> dict[str, int]:
+        """Axes of the features, where the graph tells; from the images' own where it tells of nothing else."""
+        if self._axes is None:
+            known = {}
+            for name in self._graph.images:
+                if name in self._inputs and len(self._inputs[name].shape) == 4 and len(image) == 3:
+                    fitting = [self._layout] if self._layout else layouts_of(self._inputs[name].shape, image)
+                    known.update({name: 1 if fitting == ["nchw"] else 3} if len(fitting) == 1 else {})
+            self._axes = self._graph.feature_axes(known)
+        return self._axes
+
+    def _pooled(self, name: str, output: np.ndarray, n: int, axis: int | None) -> np.ndarray:
+        """Features of one layer, along the axis that the graph tells."""
+        pool = self.pool
+        if output.ndim in (3, 4) and pool.how != "none" and pool.feature_axis is None and len(output) == n:
+            # Who asks for the class or the patches says that these are tokens.
+            if axis is None and pool.how not in ("class", "patches"):
+                raise ValueError(
+                    f"layer {name!r} gives shape {output.shape}, and {self.path} does not show which axis holds the "
+                    "features: feature_axis=1 or feature_axis=-1 says it, or flatten with pool='none'"
+                )
+            pool = dataclasses.replace(pool, feature_axis=axis)
+        return np.asarray(pool(name, output, n))
 
     def __call__(
         self, x: np.ndarray | Mapping[str, np.ndarray], conditioning: Mapping[str, np.ndarray] | None = None
@@ -473,16 +378,21 @@ class OnnxSource:
             If a layer holds NaN or infinity; names the layer and the first row.
         """
         feeds = self._feeds(x, conditioning or {})
-        n, fixed = self._batch(feeds)
-        fitted = {name: self._fitted(name, value, n, fixed) for name, value in feeds.items()}
+        images = [np.shape(feeds[name])[1:] for name in self._graph.images if np.ndim(feeds.get(name)) == 4]
+        axes = self._feature_axes(images[0] if images else ())
+        placed = {name: self._placed(name, value) for name, value in feeds.items()}
+        n, fixed = self._batch(placed)
+        values = {
+            name: fitted(self._where(name), self._inputs[name].shape, value, n, fixed) for name, value in placed.items()
+        } | {name: (constant(n), constant.per_image) for name, constant in self._given.items()}
         size = n if fixed is None else fixed
         pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.layers}
         wanted = list(dict.fromkeys(self._tensors.values()))
         for start in range(0, max(n, 1), max(size, 1)):
-            piece = {name: _rows(value, start, size) if each else value for name, (value, each) in fitted.items()}
+            piece = {name: rows_of(value, start, size) if each else value for name, (value, each) in values.items()}
             outputs = dict(zip(wanted, self._session.run(wanted, piece), strict=True))
             for name, tensor in self._tensors.items():
-                pieces[name].append(self.pool(name, outputs[tensor], size)[: n - start])
+                pieces[name].append(self._pooled(name, outputs[tensor], size, axes.get(tensor))[: n - start])
         return {name: self._checked(name, np.concatenate(rows)) for name, rows in pieces.items()}
 
     def _checked(self, name: str, features: np.ndarray) -> np.ndarray:
@@ -493,10 +403,3 @@ class OnnxSource:
                 f"first in row {int(bad.argmax())}"
             )
         return features
-
-
-def _rows(value: np.ndarray, start: int, size: int) -> np.ndarray:
-    """That many rows from ``start`` on, the last one repeated where there are not enough."""
-    if start + size <= len(value):
-        return value[start : start + size]
-    return value[np.minimum(np.arange(start, start + size), len(value) - 1)]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from icrkit_extractors._onnx_axes import feature_axes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -426,6 +428,34 @@ class Graph:
         raise ValueError(
             f"module {module!r} of {self._where} {why}: {candidates}. Name the tensor to take as the layer"
         )
+
+    def feature_axes(self, inputs: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Tensors and the axes of their features, as far as operators tell; see `_onnx_axes.feature_axes`.
+
+        Parameters
+        ----------
+        inputs : mapping, optional
+            Axes of inputs, where they are known.
+
+        Returns
+        -------
+        dict of str to int
+        """
+        shapes = {**self.inputs, **{name: shape for name, (_, shape) in self._values.items()}}
+        return feature_axes(self._nodes, shapes, self._constants, inputs)
+
+    @cached_property
+    def _constants(self) -> dict[str, Sequence[int]]:
+        """Sizes of weights, and of what is computed from weights alone."""
+        found: dict[str, Sequence[int]] = {tensor.name: tuple(tensor.dims) for tensor in self._model.graph.initializer}
+        for node in self._nodes:
+            if all(name in found for name in _reads(node)):
+                found.update({name: shape for name in node.output if (shape := self._sizes(name)) is not None})
+        return found
+
+    def _sizes(self, tensor: str) -> Sequence[int] | None:
+        shape = self.shape(tensor)
+        return None if shape is None else [size for size in shape if isinstance(size, int)]
 
     def shape(self, tensor: str) -> Shape | None:
         """Shape of a tensor; None where shape inference does not find it.

@@ -93,11 +93,13 @@ def _planned(cost: Estimate) -> str:
     )
 
 
+_ONNX_SETTINGS = ("threads", "given", "image_layout")
+
 # What parameters of the Python interface are in this command, beside those that have its options' names.
 _PYTHON_NAMES = {
     "noise": "--noise", "views": "--views", "key": "--images-key", "compile": "--compile/", "sources": "--checkpoint",
     **{name: f"--images-set {name}=" for name in ("layout", "value_range", "background", "labels")},
-    "encode": "--set autoencoder=", "providers": "--device",
+    "encode": "--set autoencoder=", "providers": "--device", **{name: f"--set {name}=" for name in _ONNX_SETTINGS},
     "call": "--noise LAW:name=... where only the name is another, or a function of yours around it (--family module)",
     "available_layers()": "--list-layers", "TorchSource(module, layers=[...])": "--layers NAME",
     "attrs['step']": "--step",
@@ -349,9 +351,6 @@ def main(
     return "\n".join([*map(_line, facts), *_next(facts, out)])
 
 
-_ONNX_SETTINGS = ("threads",)
-
-
 def _load(
     family: str,
     name: str,
@@ -367,8 +366,7 @@ def _load(
         if path is not None or code is not None:
             raise click.UsageError("an ONNX model holds its own weights and code: neither --checkpoint nor --code")
         settings = _known(settings, OnnxSource, "--set", *options, "path", "layers")
-        with worded({name: f"--set {name}=" for name in _ONNX_SETTINGS}):
-            return OnnxSource(name, layers=layers, **options, **settings), None
+        return OnnxSource(name, layers=layers, **options, **settings), None
     with worded({name: f"--set {name}=" for name in models.options(family)}):
         network = models.load(family, name, checkpoint=path, code=code, **settings)
     return network.source(layers, **options), network
