@@ -20,6 +20,7 @@ __all__ = [
     "eigenvalues_with_outer",
     "generalized_eigh",
     "increasing_root",
+    "oriented",
     "subtract_outer",
     "symmetric_from_lower",
 ]
@@ -153,11 +154,17 @@ def generalized_eigh(
     keep = None if n_components is None or n_components >= d else (d - n_components, d - 1)
     values, vectors = eigh(matrix, metric, subset_by_index=keep, check_finite=False)
     values, vectors = values[::-1].copy(), np.ascontiguousarray(vectors[:, ::-1])
-    # The first of those entries that are as large but for rounding: two that tie must not decide by it.
+    return values, oriented(vectors)
+
+
+def oriented(vectors: Matrix) -> Matrix:
+    """Columns with a sign such that the entry of greatest magnitude is positive.
+
+    The first of the entries that are as large but for rounding: two that tie must not decide by it.
+    """
     sizes = np.abs(vectors)
     largest = (sizes >= (1 - 1e-6) * sizes.max(axis=0)).argmax(axis=0)
-    vectors *= np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
-    return values, vectors
+    return np.asarray(vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0))
 
 
 def eigenvalues(matrix: NDArray[np.floating], *, overwrite: bool = False) -> NDArray[np.float64]:

@@ -319,7 +319,9 @@ class Moments:
     def _magnified(self, rounding: NDArray[np.float64]) -> Moments:
         """These moments, with so much more rounding in the diagonals of their scatters."""
         kept = np.stack([_diagonal(self.between), _diagonal(self.within)])
-        more = np.divide(rounding, kept, out=np.zeros_like(kept), where=kept > 0).max(initial=0.0)
+        # A scatter that is down to rounding is for the metrics to refuse, where they need it.
+        there = kept > 1e-17 * kept.sum(axis=0)
+        more = np.divide(rounding, kept, out=np.zeros_like(kept), where=there).max(initial=0.0)
         return dataclasses.replace(self, cancellation=self.cancellation + float(more))
 
     def _remainder_of(self, whole: Moments, rounding: NDArray[np.float64]) -> Moments:

@@ -71,7 +71,7 @@ def cdnv(X: Any, y: Any = None, views: str | int = "mean") -> float:
     squared = pdist(spread.means, "sqeuclidean")
     i, j = np.triu_indices(len(spread.classes), k=1)
     size = spread.variances + np.square(spread.means).sum(axis=1)
-    same = np.flatnonzero(squared <= (4 * np.finfo(np.float64).eps) ** 2 * (size[i] + size[j]))  # rounding of means
+    same = np.flatnonzero(squared <= (16 * np.finfo(np.float64).eps) ** 2 * (size[i] + size[j]))  # rounding of means
     if len(same):
         a, b = (spread.classes[k[same[0]]] for k in (i, j))
         raise DegenerateFeaturesError(f"classes {a} and {b} have the same mean: their distance is zero")

@@ -70,7 +70,7 @@ def class_separation(X: Any, y: Any = None, views: str | int = "mean") -> float:
     spread = class_spread(*labelled_features(X, y), views, normalize="l2")
     within = spread.variances.mean()
     between = np.square(spread.means - spread.means.mean(axis=0)).sum() / len(spread.means)
-    if not within + between > (4 * np.finfo(np.float64).eps) ** 2:  # rounding of unit vectors
+    if not within + between > (16 * np.finfo(np.float64).eps) ** 2:  # rounding of unit vectors
         raise DegenerateFeaturesError(
             f"all rows point the same way (n_features={spread.means.shape[1]}): there is no spread of directions"
         )

@@ -19,7 +19,13 @@ from scipy.linalg import blas
 
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
 from icrkit.linalg import SpdFactor, subtract_outer
-from icrkit.metrics._decomposition import ResidualModel, between_covariance, held_out_folds, resolve_centering
+from icrkit.metrics._decomposition import (
+    ResidualModel,
+    between_covariance,
+    held_out_folds,
+    least_share,
+    resolve_centering,
+)
 from icrkit.moments import UNIT_ROUNDOFF, Moments, helmert
 
 __all__ = [
@@ -93,6 +99,7 @@ class Crossfit:
         dof: int,
         damped: float,
         powers: tuple[float, float],
+        products: str,
     ) -> Crossfit:
         """From the traces of each fold, and of all images m, tau Tr P, and Tr(P B) and Tr((P B)^2).
 
@@ -102,13 +109,14 @@ class Crossfit:
             The means over views of all images coincide, or of all but those of one fold.
         """
         n, between, residual, damped_fold, between_others = np.array(folds, dtype=np.float64).T
-        if not between_others.min() > 0:
+        if not between_others.min() > least_share(products) * residual.mean():  # rounding of the means
             raise DegenerateFeaturesError(
                 f"the means over views of all {int(n.sum())} images coincide, or of all but one fold of them: "
                 "1/V + mean SNR, on whose logarithm the interval stands, is zero. Are the features centred image by "
                 "image?"
             )
-        n_images, d = int(n.sum()), n_features - damped
+        # Where tau is all there is, no direction is the residual's, and rounding says how many are left.
+        n_images, d = int(n.sum()), max(n_features - damped, 1e-9 * n_features)
         shape = direction_shape(*powers, n_images=n_images, d=d, dof=dof)
         kappa = scale_variation(residual, n_images=n_images, n_views=n_views, d=d)
         return cls(
@@ -203,7 +211,9 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     folds = fold_traces(moments, regularization, residual_centering)
     model = ResidualModel(total, regularization, residual_centering)
     powers = model.trace_powers(between_covariance(total))
-    return Crossfit.of(folds, n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers)
+    return Crossfit.of(
+        folds, n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers, products=total.products
+    )
 
 
 # Traces of moments that are still in use: ICR and the information read off the same.

@@ -328,6 +328,23 @@ def refuse_no_residual(features: NDArray[np.int64], n_features: int, name: str =
     )
 
 
+def least_share(products: str) -> float:
+    """Share of the residual below which image means differ by rounding: of float64 features, or of the products."""
+    return max(1e-17, 16 * UNIT_ROUNDOFF[products] ** 2)
+
+
+def refuse_equal_means(moments: Moments) -> None:
+    """Refuse images whose means over views all coincide, up to rounding: features centred image by image.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+    """
+    floor = least_share(moments.products) * moments.within_uncentred_diagonal.sum()
+    if not np.trace(moments.between) > floor:
+        raise DegenerateFeaturesError(f"the means over views of all {moments.n_images} images coincide")
+
+
 def _listed(indices: NDArray[np.int64], most: int = 10) -> str:
     shown = ", ".join(str(i) for i in indices[:most])
     return f"[{shown}, ...]" if indices.size > most else f"[{shown}]"

@@ -20,7 +20,7 @@ from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError
 from icrkit.linalg import eigenvalues_with_outer
 from icrkit.metrics._base import Measure, row_moments
-from icrkit.metrics._decomposition import check_squares
+from icrkit.metrics._decomposition import check_squares, constant_features
 from icrkit.moments import Moments
 
 __all__ = [
@@ -117,7 +117,7 @@ def check_resolved(moments: Moments, values: Vector) -> None:
     """
     if moments.products == "float64":
         return
-    varying = int(np.count_nonzero(moments.between.diagonal()))
+    varying = moments.n_features - constant_features(moments).size
     present, due = int(np.count_nonzero(values)), min(len(values), int(moments.n_images) - 1, varying)
     if present < due:
         raise IllConditionedError(

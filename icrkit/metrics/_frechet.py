@@ -162,21 +162,22 @@ def _distance(first: Moments, second: Moments) -> _Distance:
         check_squares(m)
         covariance = m.between / (n - 1)
         value += float(np.trace(covariance))
-        factors.append(_factor(covariance))
+        factors.append(_factor(covariance, float(np.finfo(m.products).eps) * m.cancellation))
     a, b = factors
     value -= 2.0 * float(svdvals(a.T @ b, check_finite=False).sum())
     return _Distance(max(value, 0.0), (a.shape[1], b.shape[1]))
 
 
-def _factor(covariance: Matrix) -> Matrix:
+def _factor(covariance: Matrix, rounding: float) -> Matrix:
     """A (d, rank) with A A^T the covariance, by Cholesky with pivoting of the correlation matrix.
 
     Scaled to unit diagonal, so that a feature of small scale is not taken for the rounding of a large one.
     """
     scale = np.sqrt(covariance.diagonal())
     scale[scale == 0] = 1.0
-    # LAPACK stops where no pivot exceeds d * eps.
-    lower, pivots, rank, _ = lapack.dpstrf(covariance / scale / scale[:, None], lower=1)
+    # Pivots up to max(d, 8) units of rounding are what it made of zero: see `row_eigenvalues`.
+    tolerance = max(len(scale), 8) * rounding
+    lower, pivots, rank, _ = lapack.dpstrf(covariance / scale / scale[:, None], lower=1, tol=tolerance)
     factor = np.empty((len(scale), rank))
     factor[pivots - 1] = np.tril(lower)[:, :rank]
     return factor * scale[:, None]

@@ -357,8 +357,8 @@ class _Side(NamedTuple):
 class _Blocks:
     """Inner products of image means and contrasts of any images with those of any others, each about its own mean."""
 
-    def __init__(self, products: Matrix, rows: _Side, columns: _Side) -> None:
-        self.sides = (rows, columns)
+    def __init__(self, products: Matrix, rows: _Side, columns: _Side, precision: str) -> None:
+        self.sides, self.precision = (rows, columns), precision
         for axis, side in enumerate(self.sides):
             products = _of_images(products, axis, side)
         self.products = products
@@ -366,7 +366,7 @@ class _Blocks:
     @classmethod
     def of(cls, gram: Gram, residual_centering: str) -> _Blocks:
         side = _Side.of(gram, residual_centering)
-        return cls(gram.matrix, side, side)
+        return cls(gram.matrix, side, side, gram.products)
 
     def __call__(self, kind: str, images: Images, other_kind: str, other_images: Images) -> Matrix:
         chosen = ((kind, images), (other_kind, other_images))
@@ -385,8 +385,11 @@ class _Blocks:
         side, total = self.sides[0], 0.0
         for first in _first_rows(kind, side):
             part = self.products[np.ix_(first + images, first + images)]
+            size = float(np.trace(part))
             centred = kind == "means" or side.centred
-            total += float(np.trace(part)) - (float(part.sum()) / len(images) if centred else 0.0)
+            left = size - (float(part.sum()) / len(images) if centred else 0.0)
+            # Images that all have one contrast, or one mean, leave what rounding made of their products.
+            total += left if left > _PRODUCT_ERROR * UNIT_ROUNDOFF[self.precision] * size else 0.0
         return total
 
     def dof(self, n_images: int) -> int:
@@ -581,7 +584,9 @@ def gram_crossfit(gram: Gram, regularization: float, residual_centering: str = "
         )
     whole = GramResidual(gram, regularization, residual_centering, blocks=blocks)
     powers = whole.trace_powers(gram.between / (len(everyone) - 1))
-    return Crossfit.of(found, n_views=v, n_features=d, dof=whole.dof, damped=whole.damped, powers=powers)
+    return Crossfit.of(
+        found, n_views=v, n_features=d, dof=whole.dof, damped=whole.damped, powers=powers, products=gram.products
+    )
 
 
 def held_out_gram_snr(
@@ -611,7 +616,7 @@ def held_out_gram_snr(
     for total, features in ((own, held_out), (cross, fitted)):
         _refuse_overflow(total, features)
     images, n, v = np.arange(rows.n_images), rows.n_images, rows.n_views
-    own_blocks, cross_blocks = _Blocks(own, rows, rows), _Blocks(cross, rows, columns)
+    own_blocks, cross_blocks = _Blocks(own, rows, rows, products), _Blocks(cross, rows, columns, products)
     if not own_blocks.square("contrasts", images) > 0:
         refuse_no_residual(np.arange(model.n_features), model.n_features, "the held-out features")
     between, residual = (

@@ -19,6 +19,7 @@ from icrkit.metrics._decomposition import (
     check_residual,
     check_squares,
     constant_features,
+    refuse_equal_means,
     residual_covariance,
     residual_dof,
 )
@@ -49,8 +50,7 @@ def discriminant_eigenvalues(moments: Moments, delta: float = 1e-4) -> NDArray[n
     within, between = residual_covariance(moments, "none"), between_covariance(moments)
     dof, d = int(residual_dof(moments, "none")), moments.n_features
     check_squares(moments)
-    if not np.trace(between) > 0:
-        raise DegenerateFeaturesError(f"the means over views of all {moments.n_images} images coincide")
+    refuse_equal_means(moments)
     if not moments.within_uncentred_diagonal.sum() > 1e-17 * np.trace(moments.between):
         check_residual(moments)
     if delta == 0 and dof < d:

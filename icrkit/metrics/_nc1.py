@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError
+from icrkit.linalg import oriented
 from icrkit.metrics._base import FeatureTransformer, image_labels, is_table, labelled_features
 from icrkit.metrics._classes import class_means, deviations
 
@@ -114,7 +115,7 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
         raise ValueError(f"variant must be one of {VARIANTS}, not {variant!r}")
     centred = moments.centred_means(global_mean)
     n_classes, n = len(centred), int(moments.counts.sum())
-    values, directions = _mean_directions(centred)
+    values, directions = _mean_directions(centred, moments)
     if variant == "quotient":
         return float(np.trace(moments.within) / n / (np.square(centred).sum() / n_classes))
     # Sigma_B^+ = sum_j v_j v_j^T K/s_j^2, from the singular values s of the centred means.
@@ -123,14 +124,18 @@ def nc1(X: Any, y: Any = None, variant: str = "pinv", global_mean: str = "classe
     return trace if variant == "svd" else trace / n_classes
 
 
-def _mean_directions(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
+def _mean_directions(centred: Matrix, moments: ClassMoments) -> tuple[NDArray[np.float64], Matrix]:
     """Non-zero singular values and right singular vectors (r, d) of the centred class means, r <= min(K - 1, d)."""
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
-    tolerance = values[0] * max(centred.shape) * np.finfo(np.float64).eps
+    # Rows are rounded where they lie, and their means with them: what is less between these is no direction.
+    spread = np.trace(moments.within) / moments.counts.sum()
+    means = np.square(np.abs(moments.means) + np.abs(moments.origin)).sum(axis=1)
+    size = float(np.sqrt(means.max() + spread))
+    tolerance = max(float(values[0]), size) * max(*centred.shape, 16) * np.finfo(np.float64).eps
     rank = min(int((values > tolerance).sum()), len(centred) - 1)
     if rank == 0:
         raise DegenerateFeaturesError("all class means coincide: features do not vary between classes")
-    return values[:rank], directions[:rank]
+    return values[:rank], oriented(directions[:rank].T).T
 
 
 class NC1Scorer(FeatureTransformer):
@@ -199,7 +204,7 @@ class NC1Scorer(FeatureTransformer):
         self.between_covariance_ = moments.between_covariance(self.global_mean)
         centred = moments.centred_means(self.global_mean)
         self.mean_ = moments.origin + (moments.means[0] - centred[0])
-        self.components_ = _mean_directions(centred)[1]
+        self.components_ = _mean_directions(centred, moments)[1]
         self._n_features_out = len(self.components_)
         return self
 

@@ -114,7 +114,7 @@ def test_direction_variance_by_hand():
 
 def test_the_value_from_traces_of_folds_by_hand():
     folds = [FoldTraces(10, 4.0, 2.0, 0.5, 3.0), FoldTraces(30, 5.0, 2.0, 0.5, 6.0)]
-    found = Crossfit.of(folds, n_views=2, n_features=3, dof=39, damped=0.5, powers=(4.0, 8.0))
+    found = Crossfit.of(folds, n_views=2, n_features=3, dof=39, damped=0.5, powers=(4.0, 8.0), products="float64")
     assert found.mean_snr == (10 * 3 + 30 * 4) / (40 * 2.5) == 1.5
     np.testing.assert_allclose(found.log_q, np.log([1, 2]), rtol=1e-15)
 
@@ -288,3 +288,36 @@ def test_the_interval_covers_the_truth(law, icr):
     error = np.sqrt(0.95 * 0.05 / len(covered))
     assert 0.93 - 2 * error < covered.mean() < 0.99 + error
     assert abs(value.mean() - icr) < 0.01 + 3 * value.std() / np.sqrt(len(value))
+
+
+# ---- what rounding must not decide ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("tau", [0.0, 0.1, 1e6])
+@pytest.mark.parametrize("centre", [0.0, 0.1, 1e4 / 3])
+def test_means_that_all_coincide_are_refused_and_divide_nothing(dtype, tau, centre):
+    # Centred image by image, about any point: what is left between the means is rounding, or nothing.
+    rng = np.random.default_rng(0)
+    half = rng.integers(-(2**10), 2**10, (60, 1, 4)) / 2.0**10
+    h = np.concatenate([half, -half], axis=1) + np.round(np.array([3, 1.1, 0.7, 0.1]) * centre * 2**10) / 2.0**10
+    for d in (4, 200):
+        wide = np.concatenate([h, np.roll(np.resize(h, (60, 2, d)), 1, axis=0)], axis=2)[..., :d] if d > 4 else h
+        wide = np.concatenate([wide[:, :1], 2 * centre * 0 - wide[:, :1]], axis=1) if d > 4 else wide
+        if d > 4 and tau == 0:
+            continue
+        with pytest.raises(DegenerateFeaturesError, match="means over views of all 60 images coincide"):
+            ik.ICREstimator("crossfit", regularization=tau, n_folds=5).fit(wide.astype(dtype))
+    assert ik.ICREstimator("none", regularization=0.1, n_folds=0).fit(h.astype(dtype)).icr_ > 1
+    with pytest.raises(DegenerateFeaturesError, match="coincide"):
+        ik.lidar(h.astype(dtype))
+
+
+@pytest.mark.parametrize("tau", [1e3, 1e12, 1e30])
+def test_a_tau_that_is_all_there_is_divides_by_no_rounding(tau):
+    rng = np.random.default_rng(0)
+    for d in (4, 60):
+        h = rng.standard_normal((20, 1, d)) + rng.standard_normal((20, 2, d))
+        est = ik.ICREstimator("crossfit", regularization=tau, n_folds=5).fit(h)
+        low, high = est.interval_
+        assert np.isfinite([low, high]).all() and est.icr_ == pytest.approx(1, abs=2 / tau)

@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 import icrkit as ik
 from icrkit._features import Features
-from icrkit.exceptions import NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._nc1 import class_moments
 
 PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
@@ -286,3 +286,35 @@ def test_it_tends_to_the_ratio_of_the_true_covariances():
     centred = means - means.mean(axis=0)
     truth = 0.25 * np.trace(np.linalg.pinv(centred.T @ centred / k, rtol=1e-9)) / k
     assert ik.nc1(rows[:, None], y) == pytest.approx(truth, rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_means_that_coincide_but_for_rounding_span_nothing(seed, offset):
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((30, 6))
+    rows = np.concatenate([half, -half])  # each class has mean zero, but for rounding
+    y = np.tile(np.arange(3), 20)
+    with pytest.raises(DegenerateFeaturesError, match="all class means coincide"):
+        ik.nc1(np.repeat((rows + offset)[:, None], 2, axis=1), y)
+    # On a line: the second direction of three means is rounding, and divides nothing.
+    along = np.outer(np.array([0.1, 0.7, 1.3])[y], rng.standard_normal(6))
+    shifted = rows + along + offset
+    order = rng.permutation(60)
+    found, again = (ik.nc1(np.repeat(x[:, None], 2, axis=1), z) for x, z in ((shifted, y), (shifted[order], y[order])))
+    assert found == pytest.approx(again, rel=1e-6)
+    assert len(ik.NC1Scorer().fit(shifted, y).components_) == 1
+
+
+@pytest.mark.parametrize("scale", [1e140, 1e-125])
+def test_scale_changes_nothing_as_far_as_squares_reach(scale):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    h = rng.standard_normal((3, 1, 4))[y] + rng.standard_normal((60, 2, 4))
+    for variant in ("pinv", "svd", "quotient"):
+        assert ik.nc1(h * scale, y, variant) == pytest.approx(ik.nc1(h, y, variant), rel=1e-9)
+    assert ik.silhouette(h * scale, y) == pytest.approx(ik.silhouette(h, y), rel=1e-9)
+    for far in (1e160, 1e300):
+        with pytest.raises(NonFiniteError, match="overflow"):
+            ik.nc1(h * far, y)
+        assert ik.silhouette(h * far, y) == pytest.approx(ik.silhouette(h, y), rel=1e-9)
