@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -60,12 +62,50 @@ def _version() -> str:
         return "not installed"
 
 
-def _described(views: View) -> dict[str, Any]:
-    """What is known of the views."""
-    # A function has no parameters to show: its name is what can be recorded.
-    describe = getattr(views, "config", None)
-    name = f"{getattr(views, '__module__', '')}.{getattr(views, '__qualname__', type(views).__qualname__)}"
-    return dict(describe()) if describe else {"name": name}
+def _described(made: Any) -> dict[str, Any]:
+    """What is known of views or an autoencoder."""
+    # A function has no parameters to show: its name is what can be recorded. The config of a module is another thing.
+    describe = getattr(made, "config", None)
+    if callable(describe):
+        return dict(describe())
+    while isinstance(made, functools.partial):
+        made = made.func
+    name = getattr(made, "__qualname__", type(made).__qualname__)
+    return {"name": f"{getattr(made, '__module__', '')}.{name}"}
+
+
+def _check_made(option: str, value: Any, methods: Sequence[str], expected: str) -> None:
+    """Refuse what is not the object that extraction works with, before anything runs."""
+    if isinstance(value, type):
+        raise TypeError(f"{option} must be {expected}, not the class {value.__name__}: make one of it")
+    missing = [f"{name}()" for name in methods if not callable(getattr(value, name, None))]
+    if missing:
+        raise TypeError(f"{option} must be {expected}, not {type(value).__name__}, which lacks {', '.join(missing)}")
+
+
+def _check_function(option: str, value: Any, expected: str) -> None:
+    """Refuse what cannot be called with images, ids, view and seed."""
+    _check_made(option, value, ("__call__",), expected)
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # some compiled functions have none
+        return
+    try:
+        signature.bind(None, None, 0, 0)
+    except TypeError:
+        name = getattr(value, "__name__", type(value).__name__)
+        raise TypeError(f"{option} must be {expected}, and {name} takes {signature}") from None
+
+
+def _check_encode(encode: Any) -> None:
+    _check_function("encode", encode, "callable (images, image_ids, view, seed) -> latents")
+    # Modules can be called as well, but with images alone.
+    if hasattr(encode, "encode") and hasattr(encode, "state_dict"):
+        kind = type(encode).__name__
+        raise TypeError(
+            f"encode must be callable (images, image_ids, view, seed) -> latents, not the autoencoder {kind} itself: "
+            "Latents(vae) makes one of it"
+        )
 
 
 def checked_job(
@@ -84,9 +124,16 @@ def checked_job(
     batch_size: int = 256,
     attrs: Mapping[str, Any] | None = None,
 ) -> Job:
+    _check_made("images", images, ("__len__", "__getitem__"), "an array of images, or what open_images gives")
     n = len(images)
     if n == 0:
         raise ValueError("images is empty")
+    source = "a source of features, such as TorchSource(module, layers) or an object with __call__ and config"
+    _check_made("src", src, ("__call__", "config"), source)
+    _check_made("noise", noise, ("levels", "__call__", "config"), "a noise law, such as noise.EDM()")
+    _check_function("views", views, "callable (images, image_ids, view, seed) -> images")
+    if encode is not None:
+        _check_encode(encode)
     asked = [*sigmas] if not isinstance(sigmas, str | bytes) else sigmas
     levels = noise.levels(asked)
     axis = [
@@ -117,7 +164,7 @@ def checked_job(
             "noise": noise.config(),
             "noise_draws": "fresh" if job.fresh_noise else "shared",
             "views": _described(views),
-            **({} if encode is None else {"encode": encode.config()}),
+            **({} if encode is None else {"encode": _described(encode)}),
             **({"images": describe()} if describe else {}),
             "n_views": job.n_views,
             "seed": job.seed,

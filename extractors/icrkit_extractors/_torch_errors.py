@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from icrkit_extractors._job import _out_of_memory
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["explained", "misfit", "why_silent"]
+__all__ = ["explained", "explained_call", "misfit", "why_silent"]
 
 _HERE = str(Path(__file__).parent)
 
@@ -44,8 +44,8 @@ def _given(x: Any, conditioning: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def explained(module: nn.Module, x: Any, conditioning: Mapping[str, Any], own_call: bool) -> Iterator[None]:
-    """Errors of a network's own code as one `ValueError`; its ValueErrors, and those of the machine, as they are."""
+def explained_call(what: str, way_out: str = "") -> Iterator[None]:
+    """Errors of somebody else's code as one `ValueError`; its ValueErrors, and those of the machine, as they are."""
     import torch
 
     try:
@@ -56,16 +56,20 @@ def explained(module: nn.Module, x: Any, conditioning: Mapping[str, Any], own_ca
         if _out_of_memory(error):
             raise
         said = " ".join(str(error).split())
-        way_out = (
-            "see what call=lambda ... passes on"
-            if own_call
-            else "a network that takes more, or takes it otherwise, needs call=lambda module, x, conditioning: "
-            "module(...), which says with what"
-        )
-        raise ValueError(
-            f"{type(module).__name__} failed {_place(error)}: {type(error).__name__}: {said[:500]}. It was given "
-            f"{_given(x, conditioning)}; {way_out}"
-        ) from error
+        raise ValueError(f"{what} failed {_place(error)}: {type(error).__name__}: {said[:500]}{way_out}") from error
+
+
+def explained(
+    module: nn.Module, x: Any, conditioning: Mapping[str, Any], own_call: bool
+) -> AbstractContextManager[None]:
+    """Errors of a network's own code as one `ValueError`, with what it was given and what to do."""
+    way_out = (
+        "see what call=lambda ... passes on"
+        if own_call
+        else "a network that takes more, or takes it otherwise, needs call=lambda module, x, conditioning: "
+        "module(...), which says with what"
+    )
+    return explained_call(type(module).__name__, f". It was given {_given(x, conditioning)}; {way_out}")
 
 
 def misfit(module: nn.Module, names: Any) -> str | None:

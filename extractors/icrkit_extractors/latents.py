@@ -14,7 +14,8 @@ import numpy as np
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
 from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._streams import normals
-from icrkit_extractors._torch_state import evaluating
+from icrkit_extractors._torch_modules import unwrap
+from icrkit_extractors._torch_state import device_of, evaluating
 from icrkit_extractors.views import as_unit_range
 
 if TYPE_CHECKING:
@@ -114,6 +115,13 @@ class Latents:
             raise ValueError(f"draw must be 'mean' or 'sample', not {draw!r}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if isinstance(vae, torch.nn.Module):
+            vae = unwrap(vae)
+        if not callable(getattr(vae, "encode", None)):
+            raise TypeError(
+                f"vae must be an autoencoder, an object with encode(images), not {type(vae).__name__}; a function goes "
+                "to extract as it is, encode=function (images, image_ids, view, seed) -> latents"
+            )
         mean, std = _setting(vae, "latents_mean"), _setting(vae, "latents_std")
         if shift is None:
             shift = mean if mean is not None else _setting(vae, "shift_factor") or 0.0
@@ -136,7 +144,7 @@ class Latents:
         """Where the weights are, and their type."""
         torch = _import_torch()
         weight = next(self.vae.parameters(), None) if self._is_module else None
-        return (torch.device("cpu"), torch.float32) if weight is None else (weight.device, weight.dtype)
+        return (torch.device("cpu"), torch.float32) if weight is None else (device_of(self.vae), weight.dtype)
 
     def _encoded(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the posterior, float32."""

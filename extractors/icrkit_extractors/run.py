@@ -318,8 +318,9 @@ def extract_course(
         if step in steps:
             raise ValueError(f"step {step} appears twice: each checkpoint needs its own")
         steps.add(step)
-        # A source has config(); what has none makes one.
-        src = source if hasattr(source, "config") else source()  # type: ignore[call-arg]
+        # A source has config(); what has none makes one. A module makes none: extract says what to do with it.
+        made = callable(getattr(source, "config", None)) or hasattr(source, "state_dict")
+        src = source if made else source()  # type: ignore[call-arg]
         where = None if out is None else Path(out) / f"step-{step:08d}.cube"
         course.append(
             (step, extract(src, images, levels, out=where, attrs={**(attrs or {}), "step": step}, **settings))

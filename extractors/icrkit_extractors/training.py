@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import operator
 import sys
 import warnings
@@ -192,11 +193,21 @@ class _Watch:
         if not self.name:
             raise ValueError("name is what logged values begin with, not empty")
         self._last = 0
+        self._looked = 0
         self._told = False
 
     def begin(self, step: int) -> None:
-        """Training begins after this step."""
-        self._last = step
+        """Training begins after this step, with a monitor that has been read from its checkpoint, if it has one."""
+        self._last, self._told = step, False
+        seen = max([self._looked, *getattr(self.monitor, "steps_", ())])
+        if seen > step:
+            warnings.warn(
+                f"{self.name}: a training begins at step {step}, and the monitor has seen another one up to step "
+                f"{seen}: it starts anew. Give each training a monitor of its own to keep both",
+                stacklevel=2,
+            )
+            self.monitor.load_state_dict(_state_anew(self.monitor))
+            self._looked = 0
         if step == 0 and self.stop and getattr(self.monitor, "warm_up", 1) == 0:
             warnings.warn(
                 f"{self.name}: stop=True with a monitor that has no warm_up: features of a random start may get worse "
@@ -204,6 +215,17 @@ class _Watch:
                 "steps, leaves that out; warm_up=1 if the network is trained already",
                 stacklevel=2,
             )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the monitor of a checkpoint."""
+        self.monitor.load_state_dict(state)
+        self._looked = 0
+
+    def resume(self, step: int, state: dict[str, Any] | None) -> None:
+        """Training begins after this step, with the monitor of its checkpoint, if it has one."""
+        if state is not None:
+            self.restore(state)
+        self.begin(step)
 
     def due(self, step: int) -> bool:
         """Whether to look now. Every process must ask at every step, and finds the same."""
@@ -231,6 +253,7 @@ class _Watch:
         except _PASSING as error:
             warnings.warn(f"{self.name}: no reading at step {step}: {error}", stacklevel=2)
             return {}, False
+        self._looked = step
         values = _values(state, self.name)
         for sigma, level in state.by_level.items():
             values |= _values(level, f"{self.name}/{sigma:g}")
@@ -244,6 +267,19 @@ class _Watch:
                 stacklevel=2,
             )
         return values, self.stop and bool(state.should_stop)
+
+
+def _state_anew(monitor: Monitor) -> dict[str, Any]:
+    """State of a monitor with the same parameters that has seen nothing."""
+    kind = type(monitor)
+    try:
+        parameters = {name: getattr(monitor, name) for name in inspect.signature(kind).parameters}
+        return kind(**parameters).state_dict()
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"a {kind.__name__} that has seen one training cannot start anew, for its parameters are not its "
+            "attributes: give each training a callback and a monitor of its own"
+        ) from error
 
 
 def _values(state: Any, name: str) -> dict[str, float]:
@@ -370,7 +406,7 @@ def _lightning_class(package: str) -> Any:
             return {"monitor": self.watch.monitor.state_dict()}
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            self.watch.monitor.load_state_dict(state_dict["monitor"])
+            self.watch.restore(state_dict["monitor"])
 
     return ICRCallback
 
@@ -447,11 +483,9 @@ def _huggingface_class() -> Any:
             self.log = log
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.watch.begin(state.global_step)
             # Whatever the folder, the trainer has read this part of a checkpoint by now.
             kept = state.stateful_callbacks.get(self.watch.name)
-            if kept is not None:
-                self.watch.monitor.load_state_dict(kept["attributes"]["monitor"])
+            self.watch.resume(state.global_step, None if kept is None else kept["attributes"]["monitor"])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step = state.global_step

@@ -373,3 +373,8 @@ def test_pickled_weights_are_not_read(folder, vae, tmp_path):
     with pytest.raises(OSError, match=r"diffusion_pytorch_model\.safetensors"):
         open_autoencoder(folder)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_function_is_not_an_autoencoder():
+    with pytest.raises(TypeError, match=r"vae must be .* with encode\(images\), not function; a function goes"):
+        Latents(lambda images: images, scale=1.0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 
 from icrkit.exceptions import CubeFormatError
-from icrkit_extractors import noise, views
+from icrkit_extractors import extract_course, noise, views
 
 LAYERS = ("mid", "dec.16x16_block0")
 
@@ -26,6 +29,69 @@ def test_any_callable_is_a_view(images, go, Pixels):
 
     cube = go(Pixels(), images, views=darker)
     assert "darker" in cube.attrs["views"]["name"]
+
+
+def halved(images, image_ids, view, seed):
+    return images[:, :, ::2, ::2]
+
+
+def scaled(images, image_ids, view, seed, by):
+    return images * by
+
+
+class Module(torch.nn.Module):
+    def forward(self, images, image_ids, view, seed):
+        return images
+
+
+@pytest.mark.parametrize(
+    ("encode", "name"),
+    [
+        (halved, f"{__name__}.halved"),
+        (lambda images, image_ids, view, seed: images, f"{__name__}.<lambda>"),
+        (functools.partial(scaled, by=0.5), f"{__name__}.scaled"),
+        (Module(), f"{__name__}.Module"),
+    ],
+)
+def test_any_callable_encodes(images, go, Pixels, encode, name):
+    assert go(Pixels(), images, encode=encode).attrs["encode"] == {"name": name}
+
+
+class Autoencoder(torch.nn.Module):
+    def encode(self, images):
+        return images
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"encode": Autoencoder()},
+            r"encode must be .*, not the autoencoder Autoencoder itself: Latents\(vae\)",
+        ),
+        ({"encode": "vae"}, r"encode must be callable .*, not str, which lacks __call__\(\)"),
+        ({"views": views.Fashion}, r"views must be .*, and Fashion takes \(\)"),
+        ({"views": views.Paper}, r"views must be .*(not the class Paper: make one of it|Paper takes)"),
+        ({"encode": lambda images: images}, r"encode must be .*, and <lambda> takes \(images\)"),
+        ({"views": "paper"}, "views must be callable .*, not str"),
+        ({"noise": noise.EDM}, "noise must be a noise law, .* not the class EDM: make one of it"),
+        ({"noise": "edm"}, r"noise must be a noise law, such as noise.EDM\(\), not str, which lacks levels\(\)"),
+        ({"noise": lambda x: x}, "noise must be a noise law"),
+    ],
+)
+def test_what_is_not_the_object_that_is_expected(images, go, Pixels, given, message):
+    with pytest.raises(TypeError, match=message):
+        go(Pixels(), images, **given)
+
+
+def test_a_network_is_not_a_source_and_a_generator_no_images(images, go, Pixels):
+    for net in (Module(), images.sum):
+        with pytest.raises(TypeError, match=r"src must be a source of features, such as TorchSource\(module, layers\)"):
+            go(net, images)
+    with pytest.raises(TypeError, match=r"src must be a source of features"):
+        extract_course([(1, Module())], images, [0.1], noise=noise.EDM(), views=views.Fashion())
+    with pytest.raises(TypeError, match=r"images must be an array of images, .* not generator"):
+        go(Pixels(), (image for image in images))
 
 
 def test_what_images_bring_along_is_kept(images, go, Pixels):

@@ -315,6 +315,52 @@ def test_a_stop_without_a_warm_up_is_questioned_at_the_start():
     watch.begin(0)
 
 
+def test_a_second_training_starts_the_monitor_anew():
+    watch = make_watch(module="net")
+    watch.monitor.stop_at = 2
+    watch.begin(0)
+    with pytest.warns(UserWarning, match="best at step 2"):
+        watch.look(2, Denoiser()), watch.look(4, Denoiser())
+    watch.begin(4)  # the same training goes on
+    assert watch.monitor.steps == [2, 4]
+    with pytest.warns(UserWarning, match=r"begins at step 0, .* has seen another one up to step 4: it starts"):
+        watch.begin(0)
+    assert watch.monitor.steps == [] and watch.monitor.stop_at == 2
+    with pytest.warns(UserWarning, match="best at step 1"):  # told again
+        watch.look(1, Denoiser()), watch.look(3, Denoiser())
+    watch.resume(1, {"steps": [1], "sums": [0.0]})  # from the second one's checkpoint
+    assert watch.monitor.steps == [1]
+
+
+def test_one_monitor_in_two_callbacks_starts_anew():
+    probe, monitor = make_probe(100, n_views=4), ICRMonitor(sigma=0.3, warm_up=1)
+    first = _Watch(probe, monitor, 2, "net", False, "a")
+    first.begin(0)
+    values, _ = first.look(2, Denoiser())
+    second = _Watch(probe, monitor, 2, "net", False, "b")
+    with pytest.warns(UserWarning, match="starts anew"):
+        second.begin(0)
+    assert monitor.steps_ == [] and monitor.warm_up == 1
+    again, _ = second.look(2, Denoiser())
+    assert again["b/icr"] == values["a/icr"] and monitor.steps_ == [2]
+
+
+def test_a_monitor_that_cannot_start_anew_says_so_when_the_training_begins():
+    class Sealed(Scripted):
+        def __init__(self, secret: int) -> None:
+            super().__init__()
+
+    watch = make_watch(module="net")
+    watch.monitor = Sealed(1)
+    watch.begin(0)
+    watch.look(2, Denoiser())
+    with (
+        pytest.warns(UserWarning, match="starts anew"),
+        pytest.raises(ValueError, match=r"Sealed .* cannot start"),
+    ):
+        watch.begin(0)
+
+
 def test_frameworks_are_not_imported_before_they_are_asked_for():
     code = "import sys, icrkit_extractors.training\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -467,6 +513,15 @@ def test_lightning_resumes_the_monitor_with_the_training(fit):
     assert other.watch.monitor.steps == [6, 8]
 
 
+@pytest.mark.filterwarnings("ignore:icrkit. a training begins at step 0")
+def test_lightning_serves_two_trainings_with_one_callback(fit):
+    watch = lightning_callback(make_probe(), Scripted(), 2, module="net")
+    fit(watch, steps=4)
+    sums = watch.watch.monitor.sums
+    fit(watch, steps=4)
+    assert watch.watch.monitor.steps == [2, 4] and watch.watch.monitor.sums == sums
+
+
 def test_lightning_logs_and_keeps_the_real_monitor(fit):
     probe = make_probe(100, n_views=4)
     whole = ICRMonitor()
@@ -591,6 +646,20 @@ def test_hugging_face_resumes_the_monitor_with_the_training(train, tmp_path):
     train(resumed, steps=8, resume=moved, restore_callback_states_from_checkpoint=True)
     assert resumed.watch.monitor.steps == [2, 4, 6, 8]
     assert resumed.watch.monitor.sums == whole.watch.monitor.sums
+
+
+@pytest.mark.filterwarnings("ignore:icrkit. a training begins at step 0")
+def test_hugging_face_serves_two_trainings_with_one_callback(train):
+    watch = huggingface_callback(make_probe(), Scripted(), 2, module="net")
+    train(watch, steps=4)
+    sums = watch.watch.monitor.sums
+    trainer, _ = train(watch, steps=4)
+    assert watch.watch.monitor.steps == [2, 4] and watch.watch.monitor.sums == sums
+    # And the same trainer again, whose network has learned by now.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    assert watch.watch.monitor.steps == [2, 4] and watch.watch.monitor.sums != sums
 
 
 def test_hugging_face_keeps_the_real_monitor(train):

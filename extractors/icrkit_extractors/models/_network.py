@@ -12,9 +12,20 @@ from icrkit_extractors.noise import NoiseLaw
 if TYPE_CHECKING:
     from torch import nn
 
+    from icrkit_extractors._job import Encode
     from icrkit_extractors.latents import Latents
 
-__all__ = ["Network"]
+__all__ = ["Network", "frozen"]
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """The module in evaluation mode, its parameters without gradient.
+
+    Modules of other people's may give nothing back where torch's own give themselves.
+    """
+    module.eval()
+    module.requires_grad_(False)
+    return module
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,8 @@ class Network:
         Shape of one input, where the network fixes it.
     record : mapping
         What identifies the network, for the attributes of a cube: family, digest of the checkpoint, class conditioning.
-    encode : Latents, optional
-        The autoencoder that stands between images and the network.
+    encode : callable (images, image_ids, view, seed) -> latents, optional
+        The autoencoder that stands between images and the network, such as `icrkit_extractors.latents.Latents`.
     """
 
     module: nn.Module
@@ -42,7 +53,7 @@ class Network:
     call: Callable[[Any, Any, Mapping[str, Any]], object] | None = None
     input_shape: tuple[int, int, int] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
-    encode: Latents | None = None
+    encode: Latents | Encode | None = None
 
     def source(self, layers: Any = None, **options: Any) -> TorchSource:
         """The network as a source of features.
@@ -63,6 +74,7 @@ class Network:
         known = {"call": self.call, "input_shape": self.input_shape, "record": record}
         if "prefix_tokens" in record:
             known["n_prefix"] = record["prefix_tokens"]
-        if self.encode is not None and options.get("device") is not None:
-            self.encode.vae.to(options["device"])
+        vae = getattr(self.encode, "vae", None)  # a function has none
+        if vae is not None and options.get("device") is not None:
+            vae.to(options["device"])
         return TorchSource(self.module, layers, **{**known, **options})

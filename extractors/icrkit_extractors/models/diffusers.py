@@ -17,7 +17,7 @@ import numpy as np
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
 from icrkit_extractors import noise
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
-from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 
 if TYPE_CHECKING:
@@ -374,7 +374,7 @@ def _module(
     if checkpoint is not None or files[0].suffix == ".bin":
         module = made.from_config(config).to(getattr(torch, dtype))
         load_into(module, read_tensors(files[0], key), files[0])
-        return module.eval().requires_grad_(False), digest(files)
+        return frozen(module), digest(files)
     module, found = made.from_pretrained(
         str(place),
         variant=variant,
@@ -390,7 +390,7 @@ def _module(
     if wrong:
         said = "; ".join(f"{len(names)} {kind}, first {sorted(map(str, names))[0]}" for kind, names in wrong.items())
         raise ValueError(f"the weights in {place} are not those of its config.json: tensors {said}")
-    return module.eval().requires_grad_(False), digest(files)
+    return frozen(module), digest(files)
 
 
 def _law(folder: Path, scheduler: str | Path | None, module: Any) -> noise.NoiseLaw | None:

@@ -21,7 +21,7 @@ from icrkit_extractors import noise
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
 from icrkit_extractors._pickled_network import PickledNetwork, read_pickled_network
 from icrkit_extractors.models._checkout import checkout, code_record
-from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -234,7 +234,7 @@ def load(
     if pickled.module_source:
         record["code_as_in_checkpoint"] = Path(source.__file__).read_text(encoding="utf-8") == pickled.module_source
     return _Preconditioned(
-        module=module.eval().requires_grad_(False),
+        module=frozen(module),
         noise=noise.Additive(trained_range=_trained_range(module)),
         call=_call_with(n_classes, class_label),
         input_shape=(module.img_channels, module.img_resolution, module.img_resolution),

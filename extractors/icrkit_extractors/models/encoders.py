@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
-from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 from icrkit_extractors.noise import Clean
 
@@ -155,7 +155,7 @@ def load_timm(
         "timm_version": timm.__version__,
     }
     shape = (int(given.get("in_chans", known["input_size"][0])), int(height), int(width))
-    return Network(module.eval().requires_grad_(False), Clean(), _normalised(mean, std), shape, record)
+    return Network(frozen(module), Clean(), _normalised(mean, std), shape, record)
 
 
 # ---- transformers ---------------------------------------------------------------------------------------------------
@@ -304,4 +304,4 @@ def load_transformers(
         "prefix_tokens": _n_prefix(module),
         "transformers_version": transformers.__version__,
     }
-    return Network(module.eval().requires_grad_(False), Clean(), _normalised(mean, std), shape, record)
+    return Network(frozen(module), Clean(), _normalised(mean, std), shape, record)

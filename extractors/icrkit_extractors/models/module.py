@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from icrkit.exceptions import MissingDependencyError
 from icrkit_extractors import noise as laws
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
-from icrkit_extractors.models._network import Network
+from icrkit_extractors._torch_errors import explained_call
+from icrkit_extractors.models._network import Network, frozen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,7 +180,8 @@ def load(
                 raise ValueError(f"{model} is a network already, which takes no args {list(args)}")
             made = found
         elif callable(found):
-            made = found(**(args or {}))
+            with explained_call(f"{model} called with {dict(args or {})}"):
+                made = found(**(args or {}))
         else:
             raise ValueError(f"{model} is a {type(found).__name__}, neither function nor class nor network")
     module = _module(made, model)
@@ -196,7 +198,7 @@ def load(
     if checkpoint is not None:
         load_into(module, read_tensors(checkpoint, key), checkpoint)
         record["model_sha256"] = sha256_of(checkpoint)
-    module.eval().requires_grad_(False)
+    frozen(module)
     return dataclasses.replace(
         own,
         noise=own.noise if noise is None else _law(noise),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from icrkit_extractors import noise
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of, training_args, without_prefix
 from icrkit_extractors.models._checkout import checkout, code_record
-from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,7 +133,7 @@ def _load(
     }
     size = sizes["input_size"]
     shape = (sizes["in_channels"], size, size)
-    return Network(module.eval().requires_grad_(False), law, call, shape, record, encode)
+    return Network(frozen(module), law, call, shape, record, encode)
 
 
 def load_sit(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from icrkit_extractors import noise
-from icrkit_extractors.models._network import Network
+from icrkit_extractors.models._network import Network, frozen
 
 
 @pytest.fixture
@@ -37,3 +37,20 @@ def test_options_add_to_what_the_network_knows(network):
     shapes = network.source(call=lambda module, x, conditioning: module(x)).available_layers(conditioning={})
     assert shapes == {"0": (1, 3, 4, 4), "1": (1, 3, 4, 4)}
     assert network.record == {"family": "test", "model_sha256": "abc"}
+
+
+def test_a_network_with_a_function_that_encodes_moves_alone():
+    network = Network(torch.nn.Sequential(torch.nn.Identity()), None, encode=lambda images, ids, view, seed: images)
+    assert network.source("0", device="cpu").layers == ("0",)
+
+
+def test_modules_that_give_nothing_back():
+    class Quiet(torch.nn.Linear):
+        def train(self, mode=True):
+            super().train(mode)
+
+        def requires_grad_(self, requires_grad=True):
+            super().requires_grad_(requires_grad)
+
+    net = Quiet(2, 2)
+    assert frozen(net) is net and not net.training and not net.weight.requires_grad
