@@ -1,4 +1,4 @@
-"""What is on disk: info, verify, pack."""
+"""What is on disk: info, verify, pack, repair."""
 
 from __future__ import annotations
 
@@ -75,4 +75,20 @@ def pack(path: str, out: str, overwrite: bool) -> None:
     say(io.pack(path, out, overwrite=overwrite))
 
 
-COMMANDS = (info, verify, pack)
+@click.command()
+@click.argument("path", type=click.Path())
+def repair(path: str) -> None:
+    """Mend the manifest of the store at PATH, and give up blocks that were lost or changed.
+
+    The next extraction writes these blocks again, with whatever features come.
+    """
+    from icrkit import io
+
+    found = io.repair(path)
+    left = found.n_blocks - found.n_whole
+    say(f"{path}: {found.n_whole} of {found.n_blocks} blocks are whole; {found.n_dropped} manifest lines left out")
+    if left:
+        say(f"{left} blocks are to be written: run the extraction again.")
+
+
+COMMANDS = (info, verify, pack, repair)

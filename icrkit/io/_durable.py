@@ -10,15 +10,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from icrkit.exceptions import CubeLockedError
+
 # Ends the names of files that are not finished.
 PART_SUFFIX = ".part"
 
 # A name of 255 bytes is the longest that file systems take, and the temporary name adds 22.
 _MOST_CHARACTERS = 48
 # None of these exist on every system. Python opens every descriptor as not inheritable by itself.
-_BINARY = getattr(os, "O_BINARY", 0)
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+# Flags of a file that is not opened through a symbolic link.
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK
 # What file systems answer that cannot sync a folder (some network and FUSE mounts).
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -98,11 +100,14 @@ def append_line(path: Path, line: bytes, length: int) -> None:
     A symbolic link is refused, and so is a file of another length: somebody else wrote to it.
     """
     created = not path.exists()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOFOLLOW | _BINARY, 0o666)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o666)
     try:
         found = os.fstat(fd).st_size
         if found != length:
-            raise FileChangedError(f"{path} has {found} bytes, and this process left it with {length}")
+            raise CubeLockedError(
+                f"{path} has {found} bytes, and this process left it with {length}: another process wrote to it (was a "
+                "lock file removed?). Nothing was added; end one of the two, and start again, which resumes"
+            )
         try:
             write_all(fd, line)  # one write; a second one only says why the first was cut short
             os.fsync(fd)
@@ -113,10 +118,6 @@ def append_line(path: Path, line: bytes, length: int) -> None:
         os.close(fd)
     if created:
         sync_folder(path.parent)
-
-
-class FileChangedError(OSError):
-    """A file that one process alone may write was written by another."""
 
 
 def make_folder(folder: Path) -> None:

@@ -155,6 +155,10 @@ class Layout:
             raise CubeFormatError(f"{path} lacks or misstates {error}") from error
 
 
+# Stands for the sha256 of a part in the line of a block whose loss was accepted.
+OPEN_DIGEST = "0" * 64
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a manifest: a committed block."""
@@ -165,6 +169,11 @@ class Line:
     sha256: str
     ids: list[Any] | None
     labels: list[Any] | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the block is to be written again, with whatever features come."""
+        return self.sha256 == OPEN_DIGEST
 
     def encode(self) -> bytes:
         """The line as written, newline included."""
@@ -222,12 +231,14 @@ def read_manifest(folder: Path, layout: Layout, shard: int) -> tuple[list[Line],
         except ValueError as error:
             if number == len(complete) - 1 and not rest:
                 break
-            raise CubeCorruptError(f"{path}: line {number + 1} of {len(complete)} is damaged ({error})") from error
+            raise CubeCorruptError(
+                f"{path}: line {number + 1} of {len(complete)} is damaged ({error}); `icrkit repair {folder}` mends it"
+            ) from error
         expected = len(layout.block_range(shard, number))
         if line.block != number or line.images != expected or expected == 0:
             raise CubeCorruptError(
                 f"{path}: line {number + 1} is block {line.block} of {line.images} images, wanted block {number} of "
-                f"{expected}"
+                f"{expected}; `icrkit repair {folder}` mends it"
             )
         lines.append(line)
         length += len(piece) + 1

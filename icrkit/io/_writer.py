@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from icrkit.exceptions import CubeFormatError
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeLockedError
 from icrkit.io._block import encode_block
 from icrkit.io._durable import PART_SUFFIX, append_line, make_folder, write_file
 from icrkit.io._incoming import checked_features, dtype_name, levels_of, scalars
@@ -59,7 +59,7 @@ class CubeWriter:
     CubeLockedError
         When another process writes this shard; names its pid and host.
     CubeCorruptError
-        When the manifest is damaged before its last line.
+        When the manifest is damaged before its last line; :func:`icrkit.io.repair` mends it.
 
     Notes
     -----
@@ -69,6 +69,7 @@ class CubeWriter:
 
     A committed part that went missing or changed its size is written again: `done_images` then points at its first
     image, and images of good blocks behind it may be appended again (known by their ids, they are skipped) or left out.
+    Its bytes must be those that were lost, whose digest is recorded; :func:`icrkit.io.repair` gives that up.
 
     Examples
     --------
@@ -176,6 +177,10 @@ class CubeWriter:
             When there is NaN or infinity; nothing of this call is kept.
         CubeFormatError
             When shapes, layers, ids or labels do not fit; nothing of this call is kept.
+        CubeCorruptError
+            When a lost part would be written again with other bytes. The writer is closed.
+        CubeLockedError
+            When another process came to write to this shard, because a lock file was removed. The writer is closed.
         OSError
             When a block cannot be written (disk full). Committed blocks are intact; the writer is closed, and a new
             one resumes from `done_images`.
@@ -231,7 +236,9 @@ class CubeWriter:
             self._layout.check_same(read_layout(self.path), self.path / CONFIG_NAME)
         elif self.path.is_dir():
             strange = [p.name for p in self.path.iterdir() if p.suffix not in (".lock", PART_SUFFIX)]
-            if strange:
+            if (self.path / CONFIG_NAME).exists():
+                self._check_place()  # another process has just begun this store
+            elif strange:
                 raise CubeFormatError(f"{self.path} is a folder with other files ({strange[0]}) and no {CONFIG_NAME}")
         elif self.path.exists():
             raise CubeFormatError(f"{self.path} is a file; a store is a folder")
@@ -243,6 +250,7 @@ class CubeWriter:
         manifest = self.path / self._layout.manifest_name(self._shard)
         if manifest.exists() and manifest.stat().st_size > self._manifest_length:
             os.truncate(manifest, self._manifest_length)
+        self._manifest_mark = _mark(manifest)
         self._lost = {line.block for line in self._lines if not self._is_whole(line)}
         self._known: set[Any] = {i for line in self._lines if line.block not in self._lost for i in line.ids or ()}
         self._with_labels = self._lines[0].labels is not None if self._lines else None
@@ -277,6 +285,8 @@ class CubeWriter:
                 stale.unlink()
 
     def _is_whole(self, line: Line) -> bool:
+        if line.is_open:
+            return False
         try:
             return (self.path / self._layout.part_name(self._shard, line.block)).stat().st_size == line.n_bytes
         except FileNotFoundError:
@@ -361,12 +371,41 @@ class CubeWriter:
         data = encode_block(layout, shard, block, self._ids, labels, features)
         line = Line(block, size, len(data), hashlib.sha256(data).hexdigest(), self._ids, labels)
         try:
+            self._check_alone()
+            self._check_same(line)
             write_file(self.path / layout.part_name(shard, block), data, follow_link=False)
             self._note(line)
         except BaseException:
             self.close()
             raise
         self._new_block()
+
+    def _check_alone(self) -> None:
+        """Before a byte is written: whoever removed the lock may have let another writer in."""
+        if self._lock is not None:
+            self._lock.ensure()
+        manifest = self.path / self._layout.manifest_name(self._shard)
+        if _mark(manifest) != self._manifest_mark:
+            raise CubeLockedError(
+                f"{manifest} changed while this process wrote to the store, so another did too: a lock file was "
+                "removed. Nothing of this block was written; start again, which resumes"
+            )
+
+    def _check_same(self, line: Line) -> None:
+        """Refuse other bytes in the place of a lost part: some of the cube would be of another run than the rest."""
+        if line.block >= len(self._lines):
+            return
+        recorded = self._lines[line.block]
+        if recorded.is_open or line == recorded:
+            return
+        raise CubeCorruptError(
+            f"{self.path / self._layout.part_name(self._shard, line.block)} was lost, and what was to be written in "
+            f"its place is not what was there (block {line.block}, sha256 {line.sha256[:12]}, recorded "
+            f"{recorded.sha256[:12]}): another network, images, labels or seed, or other software (written with "
+            f"{_versions(self._layout.software)}; now {_versions(software_versions())}); on some accelerators features "
+            f"differ from run to run. Nothing was written. Run it as it was first run; or accept the new features: "
+            f"`icrkit repair {self.path}`, then the extraction again"
+        )
 
     def _note(self, line: Line) -> None:
         manifest = self.path / self._layout.manifest_name(self._shard)
@@ -380,6 +419,20 @@ class CubeWriter:
                 self._lines = lines
             self._lost.discard(line.block)
         self._manifest_length = manifest.stat().st_size
+        self._manifest_mark = _mark(manifest)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What changes when another process writes to a file that only grows, or is replaced."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size
+
+
+def _versions(software: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in software.items())
 
 
 def _repeats(values: list[Any]) -> list[Any]:

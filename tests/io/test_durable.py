@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from icrkit.io._durable import FileChangedError, append_line, make_folder, new_file, sync_folder, write_all, write_file
+from icrkit.exceptions import CubeLockedError
+from icrkit.io._durable import append_line, make_folder, new_file, sync_folder, write_all, write_file
 
 
 class Calls:
@@ -292,7 +293,7 @@ class TestAppendLine:
         path = tmp_path / "manifest"
         append_line(path, b"one\n", 0)
         for length in (0, 3, 5):
-            with pytest.raises(FileChangedError, match=f"has 4 bytes, and this process left it with {length}"):
+            with pytest.raises(CubeLockedError, match=f"has 4 bytes, and this process left it with {length}"):
                 append_line(path, b"two\n", length)
         assert path.read_bytes() == b"one\n"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import icrkit
-from icrkit.exceptions import CubeLockedError
-from icrkit.io._lock import WriterLock
+from icrkit.exceptions import CubeLockedError, CubeUnsafeError
+from icrkit.io._lock import WriterLock, read_owner
 
 HOLD = "import sys; from icrkit.io._lock import WriterLock; from pathlib import Path\n"
 HOLD += "lock = WriterLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.readline(); lock.release()"
@@ -39,7 +39,7 @@ def test_another_process_is_kept_out_and_told_who_holds_it(tmp_path: Path) -> No
     with another_process(path) as process:
         with pytest.raises(CubeLockedError, match=rf"pid {process.pid} on {socket.gethostname()}"):
             WriterLock(path)
-        assert path.read_text() == f"pid {process.pid} on {socket.gethostname()}\n"
+        assert read_owner(path) == f"pid {process.pid} on {socket.gethostname()}"
         process.communicate("go on\n", timeout=30)
         assert process.returncode == 0
     assert not path.exists()
@@ -53,7 +53,7 @@ def test_it_dies_with_its_process(tmp_path: Path) -> None:
         process.wait(timeout=30)
     assert path.exists()  # nobody was left to remove it, and it locks nobody out
     lock = WriterLock(path)
-    assert path.read_text().startswith(f"pid {os.getpid()} on")
+    assert read_owner(path).startswith(f"pid {os.getpid()} on")
     lock.release()
     assert not path.exists()
 
@@ -81,31 +81,75 @@ def test_locks_of_different_shards_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_removed_under_the_lock_does_not_make_two_holders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The last holder removes its file between our open and our flock: what we lock then has no name any more.
+def test_a_lock_file_removed_by_hand_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "writer.lock"
-    opened = []
-    real = os.open
-
-    def removed_once(name: os.PathLike[str], *args: int) -> int:
-        fd = real(name, *args)
-        opened.append(fd)
-        if len(opened) == 1:
-            path.unlink()
-        return fd
-
-    monkeypatch.setattr(os, "open", removed_once)
     lock = WriterLock(path)
-    assert len(opened) == 2
-    assert os.path.samestat(os.stat(path), os.fstat(lock._fd))
+    lock.ensure()
+    path.unlink()
+    lock.ensure()
+    with pytest.raises(CubeLockedError, match=f"pid {os.getpid()}"):
+        WriterLock(path)
     lock.release()
+    assert not path.exists()
+
+
+def test_where_another_came_in_it_is_the_first_that_stops(tmp_path: Path) -> None:
+    path = tmp_path / "writer.lock"
+    lock = WriterLock(path)
+    path.unlink()
+    with another_process(path) as process:
+        with pytest.raises(CubeLockedError, match=f"pid {process.pid}"):
+            lock.ensure()
+        lock.release()
+        assert read_owner(path).startswith(f"pid {process.pid} on")  # it does not remove the other's
+        process.communicate("go on\n", timeout=30)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "hard link", "pipe", "folder"])
+def test_a_planted_lock_is_refused_and_what_it_leads_to_stays(tmp_path: Path, kind: str) -> None:
+    path, victim = tmp_path / "writer.lock", tmp_path / "victim"
+    if kind != "dangling link":
+        victim.write_bytes(b"precious")
+    if kind.endswith("c link") or kind == "dangling link":
+        path.symlink_to(victim)
+    elif kind == "hard link":
+        path.hardlink_to(victim)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    for _ in range(2):
+        with pytest.raises(CubeUnsafeError, match="not a plain file"):
+            WriterLock(path)
+    if kind == "dangling link":
+        assert not victim.exists()
+    else:
+        assert victim.read_bytes() == b"precious"
+
+
+def test_a_forked_child_neither_has_it_nor_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "writer.lock"
+    code = HOLD.split("print")[0] + "\nimport os, time\nif os.fork() == 0:\n    lock.release()\n    time.sleep(60)\n"
+    code += "print('held', flush=True)\ntime.sleep(60)"
+    root = str(Path(icrkit.__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=root, text=True, stdout=subprocess.PIPE, start_new_session=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None and parent.stdout.readline() == "held\n"
+            with pytest.raises(CubeLockedError, match=f"pid {parent.pid}"):
+                WriterLock(path)
+            parent.send_signal(signal.SIGKILL)
+            parent.wait(timeout=30)
+            WriterLock(path).release()  # while the child sleeps on
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def test_a_long_stale_text_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "writer.lock"
     path.write_text("pid 123456789 on a host with a very long name indeed, longer than this one's can be" * 2)
     lock = WriterLock(path)
-    assert path.read_text() == f"pid {os.getpid()} on {socket.gethostname()}\n"
+    assert read_owner(path) == f"pid {os.getpid()} on {socket.gethostname()}"
     lock.release()
