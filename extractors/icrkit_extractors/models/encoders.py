@@ -6,6 +6,7 @@ Images come in [-1, 1]; an encoder is called with them as it was trained: as (pi
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,13 @@ def _floats(name: str, value: Floats) -> list[float]:
     return values
 
 
-def _normalised(mean: list[float], std: list[float]) -> Callable[[Any, Tensor, Mapping[str, Tensor]], object]:
-    """A call that turns images in [-1, 1] into what the encoder was trained with."""
+def _normalised(
+    mean: list[float], std: list[float], n_masked: int = 0
+) -> Callable[[Any, Tensor, Mapping[str, Tensor]], object]:
+    """A call that turns images in [-1, 1] into what the encoder was trained with.
+
+    ``n_masked`` is the number of patches of a masked autoencoder, which are given an order: its own.
+    """
 
     def call(module: Any, x: Tensor, conditioning: Mapping[str, Tensor]) -> object:
         import torch
@@ -48,9 +54,26 @@ def _normalised(mean: list[float], std: list[float]) -> Callable[[Any, Tensor, M
         if channels not in (1, x.shape[1]):
             raise ValueError(f"the encoder's mean and std are of {channels} channels, and the images have {x.shape[1]}")
         shift, scale = (torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None] for values in (mean, std))
-        return module(((x + 1) / 2 - shift) / scale)
+        pixels = ((x + 1) / 2 - shift) / scale
+        if not n_masked:
+            return module(pixels)
+        order = torch.arange(n_masked, device=x.device, dtype=torch.float32).expand(len(x), -1)
+        return module(pixels, noise=order)
 
     return call
+
+
+def _unmasked(module: nn.Module) -> int:
+    """Let a masked autoencoder see whole images, as it does when it is used; its number of patches, 0 for others.
+
+    In training it hides three quarters of the patches, and draws them and their order in evaluation mode as well.
+    """
+    config: Any = module.config
+    if not getattr(config, "mask_ratio", 0) or "noise" not in inspect.signature(module.forward).parameters:
+        return 0
+    config.mask_ratio = 0.0
+    embeddings: Any = getattr(module, "embeddings", None)
+    return int(getattr(getattr(embeddings, "patch_embeddings", None), "num_patches", 0))
 
 
 def _n_prefix(module: nn.Module) -> int:
@@ -245,6 +268,8 @@ def load_transformers(
 
     Notes
     -----
+    A masked autoencoder (MAE) sees whole images, with its patches in their order: ``mask_ratio`` 0.
+
     Heads in the file that the encoder has no place for are left out. Where the file lacks the pooler, which is common,
     the encoder has none either, rather than one drawn at random.
 
@@ -290,6 +315,7 @@ def load_transformers(
     elif missing:
         raise ValueError(f"{files[0]} lacks {len(missing)} tensors of the network, first {missing[0]}")
     module = getattr(whole, "vision_model", whole)
+    n_masked = _unmasked(module)
     size = getattr(module.config, "image_size", None)
     shape = None
     if size is not None:
@@ -302,6 +328,7 @@ def load_transformers(
         "mean": mean,
         "std": std,
         "prefix_tokens": _n_prefix(module),
+        **({"mask_ratio": 0.0} if n_masked else {}),
         "transformers_version": transformers.__version__,
     }
-    return Network(frozen(module), Clean(), _normalised(mean, std), shape, record)
+    return Network(frozen(module), Clean(), _normalised(mean, std, n_masked), shape, record)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
-from icrkit_extractors import extract, noise
+from icrkit_extractors import TorchSource, extract, noise
 from icrkit_extractors.models import load as load_family
 from icrkit_extractors.models.encoders import load_timm, load_transformers
 from icrkit_extractors.views import Paper, as_unit_range
@@ -107,6 +107,28 @@ def test_features_are_bitwise_those_of_a_forward_pass_by_hand(saved, pixels, nam
     assert (network.record["mean"], network.record["std"]) == (MEAN, STD)
     weights = (folder / "model.safetensors").read_bytes()
     assert network.record["model_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_a_masked_autoencoder_sees_whole_images(transformers, tmp_path, pixels):
+    config = transformers.ViTMAEConfig(**SIZES, mask_ratio=0.75)
+    masked = draw(transformers.ViTMAEModel(config))
+    masked.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+    network = load_transformers(tmp_path)
+    assert network.record["mask_ratio"] == 0 and network.record["prefix_tokens"] == 1
+    source = network.source("layernorm", pool="none")
+    features = source(as_unit_range(pixels), {})["layernorm"]
+    # By hand: all patches through the embeddings that mask nothing.
+    masked.config.mask_ratio = 0.0
+    with torch.inference_mode():
+        wanted = masked(normalised(pixels), noise=torch.linspace(0, 1, 16).repeat(4, 1)).last_hidden_state
+    np.testing.assert_array_equal(features, wanted.reshape(4, -1).numpy())
+    assert features.shape == (4, 17 * 16)
+    np.testing.assert_allclose(source(as_unit_range(pixels)[:1], {})["layernorm"], features[:1], rtol=1e-4, atol=1e-4)
+    # As it comes it is refused.
+    masked.config.mask_ratio = 0.75
+    with pytest.raises(ValueError, match=r"'layernorm' is random in evaluation mode.*mask ratio"):
+        TorchSource(masked, "layernorm")(normalised(pixels))
 
 
 def test_images_reach_the_encoder_as_its_own_processor_makes_them(transformers, saved, pixels, tmp_path):
