@@ -139,6 +139,8 @@ class OnnxSource:
             raise ValueError(f"image_layout must be 'nchw' or 'nhwc', not {image_layout!r}")
         if not isinstance(given, Mapping | None):
             raise ValueError(f"given must map names of inputs to values, such as given={{'y': 3}}, not {given!r}")
+        self._options = {"layers": layers, "pool": self.pool, "providers": providers, "threads": threads}
+        self._options |= {"given": dict(given or {}), "image_layout": image_layout}
         onnx, runtime = _import_runtime()
         self.path = Path(path)
         self._version = str(runtime.__version__)
@@ -165,6 +167,10 @@ class OnnxSource:
         self._given = self._constants(given or {})
         self._layout = image_layout
         self._axes: dict[str, int] | None = None
+
+    def __reduce__(self) -> Any:
+        # A session cannot be sent to another process; there the file is read and checked again.
+        return _reopened, (self.path.absolute(), self._options, self.sha256)
 
     def _serialised(self, model: ModelProto) -> bytes:
         try:
@@ -403,3 +409,10 @@ class OnnxSource:
                 f"first in row {int(bad.argmax())}"
             )
         return features
+
+
+def _reopened(path: Path, options: dict[str, Any], sha256: str) -> OnnxSource:
+    source = OnnxSource(path, **options)
+    if source.sha256 != sha256:
+        raise UnsafeModelError(f"{path} is not the model that was sent here: its sha256 is {source.sha256}")
+    return source

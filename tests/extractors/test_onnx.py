@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import subprocess
 import sys
 import warnings
@@ -17,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from icrkit.datasets import data_path
-from icrkit.exceptions import MissingDependencyError, NonFiniteError
+from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
 from icrkit_extractors import OnnxSource, extract, noise, views
 from icrkit_extractors._onnx_file import _check_tensors
 from icrkit_extractors._pool import Pool
@@ -424,3 +425,18 @@ def test_importing_the_package_loads_no_framework():
     code = "import sys, icrkit_extractors; print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_source_goes_to_another_process(unet_onnx, batch, tmp_path, monkeypatch):
+    copy = tmp_path / "net.onnx"
+    copy.write_bytes(unet_onnx.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    source = OnnxSource("net.onnx", layers="mid", pool="grid:2", threads=1)
+    sent = pickle.dumps(source)
+    monkeypatch.chdir(tmp_path.parent)
+    there = pickle.loads(sent)
+    assert there.config() == source.config()
+    np.testing.assert_array_equal(there(*batch)["mid"], source(*batch)["mid"])
+    copy.write_bytes(data_path("fashion_denoiser.onnx").read_bytes())
+    with pytest.raises(UnsafeModelError, match="not the model that was sent here"):
+        pickle.loads(sent)
