@@ -271,6 +271,7 @@ def _table_facts(table: Any) -> dict[str, Any]:
         "greater_is_better": table.attrs["greater_is_better"],
         "paired_tests": table.attrs["paired_tests"],
         "not_computed": table.attrs["not_computed"],
+        "too_few_images": table.attrs["too_few_images"],
     }
 
 

@@ -61,7 +61,9 @@ def sweep(
 )
 @click.option("--layer", help="Layer that it is called on; by default the one with the most information.")
 @click.option("--sigma", type=float, help="Noise level that it is called on; by default the middle of training's.")
-@click.option("--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step have no say.")
+@click.option(
+    "--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step take no part in the call."
+)
 @click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the course: .png, .svg or .pdf.")
 @click.option("--expansion", type=click.Path(dir_okay=False), help="Write both traces over the steps: .png, ...")

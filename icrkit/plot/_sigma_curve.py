@@ -280,7 +280,8 @@ class SigmaCurveDisplay:
             words.append(f"chosen: σ = {plain(self.chosen)}")
         if self.window is not None:
             ax.axvspan(*self.window, color=ACCENT, alpha=0.12, linewidth=1, zorder=0)
-            words.append(f"window: {plain(self.window[0])} to {plain(self.window[1])}")
+            first, last = map(plain, self.window)
+            words.append(f"window: {first} alone" if first == last else f"window: {first} to {last}")
         if named and self.chosen is not None:
             at = int(np.argmin(np.abs(self.sigma - self.chosen)))
             ax.plot(self.chosen, self.value[at], "o", color=INK, markersize=7.5, zorder=4)

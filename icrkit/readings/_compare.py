@@ -28,6 +28,7 @@ from icrkit.metrics._crossfit import Crossfit, jackknife_error
 from icrkit.metrics._decomposition import without_constant
 from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.moments import Moments
+from icrkit.readings._evidence import Evidence
 from icrkit.readings._pairing import trained_range_of
 
 __all__ = ["compare", "holm", "named_cubes", "paired_tests", "rank_correlation"]
@@ -37,6 +38,9 @@ _IN_MEMORY_BYTES = 512 << 20
 _PART_BYTES = 128 << 20
 
 _N_FOLDS = 10  # ICREstimator's own
+
+# Numbers that rest on an inverse of the residual covariance.
+_NEED_IMAGES = ("icr", "total_snr", "information")
 
 _PLACE = ("cube", "layer", "sigma")
 
@@ -78,8 +82,9 @@ def compare(
         Columns ``cube``, ``layer``, ``sigma``, ``step``, ``trained`` (whether the level lies inside the noise that the
         network was trained on, where the cube says), ``n_images``, ``n_views``, ``n_features``, and one a metric; next
         to it ``_low`` and ``_high``, its 95 % interval, and ``_error``, its standard error, where the metric gives
-        them. In ``attrs``: ``greater_is_better`` by metric, ``paired_tests``, a list of dicts, and ``not_computed``, a
-        dict for each reason at each place: ``cube``, ``layer``, ``sigma``, ``metrics``, ``reason``.
+        them. In ``attrs``: ``greater_is_better`` by metric, ``paired_tests``, a list of dicts, and ``not_computed`` and
+        ``too_few_images``, a dict for each reason at each place: ``cube``, ``layer``, ``sigma``, ``metrics``,
+        ``reason``.
 
     Raises
     ------
@@ -126,11 +131,19 @@ def compare(
     levels: list[_Measured] = []
     remarks: dict[tuple[str, str], list[str]] = {}
     missing: list[dict[str, Any]] = []
+    few: list[dict[str, Any]] = []
     n_fits = len({metric.make for metric in chosen})
     with progress_bar(progress, len(places) * n_fits, "compare", "fit") as bar:
         for where, facts, features in places:
             level = _Level(features, labels_of[facts["cube"]], chosen, drop_constant)
             measured = _measure(level, chosen, bar.update)
+            missed = {name for names in measured.failures.values() for name in names.split(", ")}
+            rest = [metric.name for metric in chosen if metric.name in _NEED_IMAGES and metric.name not in missed]
+            evidence = Evidence(facts["n_images"], facts["n_views"], measured.n_features, _N_FOLDS)
+            if rest and not evidence.enough:
+                remark = ", ".join(rest), evidence.missing(facts["layer"])
+                remarks.setdefault(remark, []).append(where)
+                few.append({key: facts[key] for key in _PLACE} | {"metrics": rest, "reason": remark[1]})
             for reason, names in measured.failures.items():
                 missing.append({key: facts[key] for key in _PLACE} | {"metrics": names.split(", "), "reason": reason})
                 warnings.warn(f"{names} of {where}: NaN, since {reason}", NotComputedWarning, stacklevel=2)
@@ -145,6 +158,7 @@ def compare(
     table = table.astype({"step": "Int64", "trained": "boolean"})
     table.attrs["greater_is_better"] = {metric.name: metric.greater_is_better for metric in chosen}
     table.attrs["not_computed"] = missing
+    table.attrs["too_few_images"] = few
     table.attrs["paired_tests"] = paired_tests(
         rows, [level.crossfit for level in levels], [level.images for level in levels]
     )
@@ -308,7 +322,12 @@ class _Measured(NamedTuple):
     failures: dict[str, str]  # reason to names
     remarks: list[tuple[str, str]]  # names and warning
     crossfit: Crossfit | None
-    images: Any
+    images: Any  # what tells them apart, and how many features are left
+
+    @property
+    def n_features(self) -> int:
+        """Without those that are left out as constant."""
+        return int(self.images[1])
 
 
 def _measure(level: _Level, metrics: Sequence[Metric], tell: Callable[[], Any]) -> _Measured:

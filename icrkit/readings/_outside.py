@@ -93,7 +93,7 @@ def _place(cells: Mapping[str, str], cubes: Mapping[str, Any]) -> tuple[Any, ...
     """The place that a line of the file is about, as the table has it; an empty cell is a level or step not known."""
     for key in ("cube", "layer"):
         if key in cells and not cells[key]:
-            raise ValueError(f"{key} is empty")
+            raise ValueError(f"the {key} is empty")
     if cells["cube"] not in cubes:
         raise ValueError(f"no cube is called {cells['cube']!r}; there are {', '.join(cubes)}")
     cube = cubes[cells["cube"]]
@@ -117,7 +117,7 @@ def _number(cell: str, name: str) -> float:
     except ValueError:
         number = float("inf")
     if abs(number) == float("inf"):
-        raise ValueError(f"{name} is {cell!r}, which is no finite number")
+        raise ValueError(f"the {name} is {cell!r}, which is not a finite number")
     return number
 
 

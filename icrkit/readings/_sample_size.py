@@ -38,12 +38,12 @@ from icrkit.metrics._decomposition import (
 )
 from icrkit.metrics._icr import plug_in_snr
 from icrkit.moments import Moments, fold_of_images
+from icrkit.readings._evidence import LEAST_DOF
 from icrkit.readings._reading import Reading, criterion_of, read_features
 
 __all__ = ["SampleSize", "sample_size", "sample_size_curve"]
 
 MOST_IMAGES = 10**9
-_LEAST_DOF = 1.5  # residual degrees of freedom, held out, to a feature: the least that was studied
 _WITHOUT = "leave them out, as by cube.level().isel(feature=varying) or array[..., varying]"
 _PILOT_FOLDS = (10, 50)  # the more, the better its variance is known; of four images or more
 
@@ -186,7 +186,7 @@ def sample_size(
         """Smallest number, from the least that was studied, at which the interval is narrow enough."""
         if half_width_of(MOST_IMAGES, n_views) > half_width:
             raise ValueError(f"half_width={half_width:g} would need more than a billion images of {n_views} views")
-        low = max(int(_LEAST_DOF * d / (n_views - 1) * n_folds / (n_folds - 1)), 2 * n_folds)
+        low = max(int(LEAST_DOF * d / (n_views - 1) * n_folds / (n_folds - 1)), 2 * n_folds)
         high = MOST_IMAGES
         while high - low > 1:
             middle = (low + high) // 2

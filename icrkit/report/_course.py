@@ -17,6 +17,7 @@ from icrkit.cube import Cube
 from icrkit.plot._course import CourseDisplay, ExpansionDisplay, level_of
 from icrkit.plot._style import save_figure
 from icrkit.readings._course import TrainingCourse
+from icrkit.readings._evidence import Evidence
 from icrkit.report._figure import figure
 from icrkit.report._words import TERMS, capital, interval, listed, number, share, with_unit
 
@@ -25,6 +26,8 @@ __all__ = ["Course", "Series"]
 # Below this noise level both criteria were best before the held-out loss in nearly every course tried: at 0.1 in 52 of
 # the 58 readings of benchmarks/results/courses.csv by information, and in 57 by ICR.
 LOW_SIGMA = 0.2
+# A loss that has risen by this share contradicts "still rising", or "no turn".
+_WORTH_A_WORD = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,14 @@ class Series:
             return None
         at = np.nanargmin(self.values) if self.best == "lowest" else np.nanargmax(self.values)
         return int(np.asarray(self.steps)[at])
+
+    @property
+    def rise(self) -> float:
+        """How far the last value is above the lowest, as a share of it, where lowest is best; else 0."""
+        values = np.asarray(self.values)[np.isfinite(self.values)]
+        if self.best != "lowest" or not len(values) or values.min() <= 0:
+            return 0.0
+        return float(values[-1] / values.min() - 1)
 
     @property
     def passed_at(self) -> int | None:
@@ -264,19 +275,30 @@ class Course:
     def headline(self) -> str:
         """The answer in one sentence, without its full stop."""
         terms, turn = TERMS[self.criterion], self._turn()
+        if not self.evidence.enough:
+            return f"Too few images to say whether {terms.name} has turned"
         name = capital(f"{self._late}, {terms.name}" if self._late else terms.name)
         if turn.turned_at is not None:
             moved = f"has {terms.changed} by {_fallen(turn, self.criterion)} since"
             return f"{name} was {terms.best} at step {turn.best_step} and {moved}"
         last = int(self.steps[-1])
+        worse = [series for series in self.series if series.rise > _WORTH_A_WORD]
+        against = "" if not worse else f", but {worse[0].name} has risen by {share(worse[0].rise)} since its lowest"
         if turn.best_step == last:
-            return f"{name} is still {terms.improving} at step {last}"
-        return f"{name} has not turned by step {last}"
+            return f"{name} is still {terms.improving} at step {last}{against}"
+        return f"{name} shows no turn beyond chance by step {last}{against}"
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the numbers of the layer of the call rest on."""
+        return Evidence(self.n_images, self.n_views, self.n_features[self.course.layer_], self.course.n_folds)
 
     @property
     def sentences(self) -> list[str]:
         """What else there is to say about the call, most important first."""
-        said = [self._said_of_the_call(), self._said_of_the_other(), self._said_of_the_levels()]
+        said = [f"{self.evidence.missing(self.course.layer_)}."] if not self.evidence.enough else []
+        said += [self._said_of_the_call(), *self._said_of_what_was_tested()]
+        said += [self._said_of_the_other(), self._said_of_the_levels(), *self._said_of_the_level()]
         beside = [series.sentence for series in self.series if series.sentence]
         said += [" ".join(beside)] if beside else []
         if self.course.sigma_ < LOW_SIGMA:  # not where the level is unknown
@@ -307,6 +329,38 @@ class Course:
             words += "." if earlier else f"{kept}."
         return words + earlier
 
+    def _said_of_what_was_tested(self) -> list[str]:
+        """How much no turn means: a test that finds nothing has not shown that there is nothing."""
+        turn, name = self._turn(), self.criterion
+        if turn.turned_at is not None:
+            return []
+        terms, last = TERMS[name], int(self.steps[-1])
+        said = []
+        if turn.best_step != last:
+            said.append(
+                f"That is no all-clear: a true {terms.change} of up to {with_unit(turn.high, name)} since the best "
+                f"step fits what was seen. {capital(terms.name)} is read off features of one layer; loss, samples and "
+                "copies were not tested."
+            )
+        for series in self.series:
+            if series.rise > _WORTH_A_WORD:
+                said.append(
+                    f"{capital(series.name)} has risen by {share(series.rise)} since step {series.best_step}. It is "
+                    f"measured on what the network is trained to do: where it and {terms.name} differ, keep to it."
+                )
+        return said
+
+    def _said_of_the_level(self) -> list[str]:
+        """Why this noise level, where nobody named one."""
+        if self.course.sigma is not None or len(self.sigmas) < 2:
+            return []
+        law = self.attrs.get("noise")
+        trained = law.get("trained_range") if isinstance(law, dict) else None
+        words = f"The call is made at σ = {self.course.sigma_:g}, of these levels "
+        if trained is None:
+            return [f"{words}the middle one: what noise the training draws is not recorded."]
+        return [f"{words}the nearest to the middle of the noise that training draws ({np.sqrt(np.prod(trained)):.2g})."]
+
     def _said_of_the_other(self) -> str:
         """Whether the other criterion agrees, and what it means where it does not."""
         name, turn = TERMS[self.criterion].other, self._turn(other=True)
@@ -317,9 +371,9 @@ class Course:
         if turned and turn.turned_at is not None:
             return f"{capital(terms.name)} agrees: {it} was {where}."
         if not turned and turn.turned_at is None:
-            return f"{capital(terms.name)} has not turned either; {it} is {where}."
+            return f"{capital(terms.name)} shows no turn either; {it} is {where}."
         if turned:
-            words = f"{capital(terms.name)} has not turned; {it} is {where}. "
+            words = f"{capital(terms.name)} shows no turn; {it} is {where}. "
             alone = "this may be a false stop"
         else:
             words = f"{capital(terms.name)} alone has turned: {it} was {where}. "
@@ -336,7 +390,7 @@ class Course:
         of = [_counted(self.layers, "layer"), _counted(self.sigmas, "level"), *([self._late] if self._late else [])]
         words = f"Of {len(places)} readings ({', '.join(of)}) "
         if not turned:
-            return f"{words}none has turned."
+            return f"{words}none shows a turn."
         low, high = (ends(place["best_step"] for place in turned) for ends in (min, max))
         at = f"at step {low}" if low == high else f"between steps {low} and {high}"
         if len(turned) == len(places):
@@ -492,6 +546,12 @@ class Course:
             "fall_interval": [turn.low, turn.high],
             "relative_fall": turn.relative,
             "confidence": self.confidence,
+            "evidence": {
+                "sufficient": self.evidence.enough,
+                "missing": [] if self.evidence.enough else [self.evidence.missing(self.course.layer_) + "."],
+                "dof_per_feature": self.evidence.dof_per_feature,
+                "least_images": self.evidence.least_images(),
+            },
             "says": [self.headline + ".", *self.sentences],
             "n_images": self.n_images,
             "n_views": self.n_views,

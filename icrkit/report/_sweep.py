@@ -16,6 +16,7 @@ from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
 from icrkit.plot._style import INK, dress, save_figure
 from icrkit.readings import SemanticWindow
+from icrkit.readings._evidence import Evidence
 from icrkit.readings._reading import criterion_of
 from icrkit.report._figure import figure
 from icrkit.report._words import TERMS, capital, interval, listed, number, with_unit
@@ -127,12 +128,55 @@ class Sweep:
     @property
     def headline(self) -> str:
         """The answer in one sentence, without its full stop."""
-        what = "is cleanest" if self.criterion == "icr" else "tells most about its images"
-        return f"Layer {self.window.best_layer_} {what} at noise level σ = {self.window.best_sigma_:g}"
+        layer = self.window.best_layer_
+        clean = self.criterion == "icr"
+        if not self.evidence.enough or not self._is_finite:
+            what = "is cleanest" if clean else "tells most about its images"
+            return f"Too few images to say at which noise level layer {layer} {what}"
+        if not self.separates:
+            what = "is cleaner" if clean else "tells more about its images"
+            return f"No noise level can be named at which layer {layer} {what} than at any other"
+        what = "is cleanest" if clean else "tells most about its images"
+        return f"Layer {layer} {what} at noise level σ = {self.window.best_sigma_:g}"
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the numbers of the chosen layer rest on."""
+        width = self.n_features[self.window.best_layer_]
+        return Evidence(self.n_images, self.n_views, width, self.window.n_folds)
+
+    @property
+    def separates(self) -> bool:
+        """Whether any level is shown to be worse than the best, of those that could be chosen."""
+        return len(self.window.confidence_set_) < int(self.curve["trained"].sum())
+
+    @property
+    def _is_finite(self) -> bool:
+        best = self._at(self.window.best_layer_, self.window.best_sigma_)
+        return bool(np.isfinite([best[name] for name in (self.criterion, *_ENDS[self.criterion])]).all())
+
+    @property
+    def missing(self) -> list[str]:
+        """What a headline that names a level would need beside what there is: sentences; none if it names one."""
+        layer, said = self.window.best_layer_, []
+        if not self.evidence.enough:
+            said.append(f"{self.evidence.missing(layer)}.")
+        elif not self._is_finite:
+            said.append(f"The {TERMS[self.criterion].name} of layer {layer} or its interval is not finite.")
+        elif not self.separates:
+            levels = listed(self.window.confidence_set_.tolist())
+            said.append(
+                f"With {self.confidence:.0%} confidence the best of the levels that could be chosen may be any of "
+                f"them, {levels}: either they are alike, or {self.n_images} images are too few to tell them apart. "
+                "Four times as many halve the intervals."
+            )
+        return said
 
     @property
     def sentences(self) -> list[str]:
         """What else there is to say about the choice, most important first."""
+        if self.missing:
+            return [*self.missing, *filter(None, [self._outside()]), *self._said_beside()]
         window, best = self.window, self._at(self.window.best_layer_, self.window.best_sigma_)
         (low, high), candidates = window.window_, window.confidence_set_
         sure = f"{window.confidence:.0%}"
@@ -142,7 +186,7 @@ class Sweep:
         if len(candidates) == 1:
             words += f"With {sure} confidence no other level is better."
         else:
-            words += f"The window is {low:g} to {high:g}; "
+            words += f"The window is {low:g} alone; " if low == high else f"The window is {low:g} to {high:g}; "
             words += f"with {sure} confidence the best level is one of {listed(candidates)}."
         said = [words, self._said_of_the_other()]
         if len(self.layers) > 1:
@@ -152,9 +196,11 @@ class Sweep:
         outside = self._outside()
         if outside:
             said.append(outside)
-        if "accuracy" in self.curve:
-            said.append(self._said_of_accuracy())
-        return said
+        return said + self._said_beside()
+
+    def _said_beside(self) -> list[str]:
+        """Of numbers that the choice does not rest on."""
+        return [self._said_of_accuracy()] if "accuracy" in self.curve else []
 
     def _said_of_the_other(self) -> str:
         """Where the criterion that did not choose is best."""
@@ -256,14 +302,23 @@ class Sweep:
         head = f"    sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
         lines.append(head + "   accuracy" * with_accuracy)
         for row in rows:
-            mark = "->" if row["best"] else " *" if row["in_set"] else "  " if row["trained"] else "()"
+            mark = (
+                "->"
+                if row["best"] and not self.missing
+                else " *"
+                if row["in_set"]
+                else "  "
+                if row["trained"]
+                else "()"
+            )
             text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}"
             nats = (number(row[name], "information") for name in ("information", *_ENDS["information"]))
             text += "   {:>11}   {:>5} - {:<6}".format(*nats) + f"   {row['plugin']:>7.3f}"
             if with_accuracy:
                 text += f"   {row['accuracy']:.3f} +- {row['accuracy_error']:.3f}"
             lines.append(text)
-        words = f"-> best by {TERMS[self.criterion].name}   * may be the best level"
+        words = "" if self.missing else f"-> best by {TERMS[self.criterion].name}   "
+        words += "* may be the best level"
         lines.append(words + "   () outside the trained range" * (not all(row["trained"] for row in rows)))
         return "\n".join(map(printable, lines))
 
@@ -316,6 +371,12 @@ class Sweep:
             "confidence": window.confidence,
             "at_edge": window.at_edge_,
             "trained_range": None if self.trained_range is None else list(self.trained_range),
+            "evidence": {
+                "sufficient": not self.missing,
+                "missing": self.missing,
+                "dof_per_feature": self.evidence.dof_per_feature,
+                "least_images": self.evidence.least_images(),
+            },
             "says": [self.headline + ".", *self.sentences],
             "n_images": self.n_images,
             "n_views": self.n_views,

@@ -49,7 +49,7 @@ def test_places_that_are_not_there_are_refused(cubes, tmp_path):
         ("c,mid,0.1,1", r"line 2: no cube is called 'c'; there are a, b"),
         ("a,low,0.1,1", "line 2: no layer 'low'"),
         ("a,mid,0.2,1", "line 2: no level sigma=0.2"),
-        ("a,mid,0.1,inf", "line 2: fid is 'inf', which is no finite number"),
+        ("a,mid,0.1,inf", "line 2: the fid is 'inf', which is not a finite number"),
         ("a,mid,0.1", "line 2: 3 values for 4 columns"),
     ):
         path.write_text(f"cube,layer,sigma,fid\n{line}\n")

@@ -112,7 +112,7 @@ def test_page_of_a_course_without_shares_and_with_a_warm_up(course: Course, tmp_
     late = dataclasses.replace(course, course=fitted)
     text = write_report(late, tmp_path / "page.html").read_text("utf-8")
     assert text.partition("Every checkpoint")[0].count("<td>–</td>") == 4 and "nan" not in text.lower()
-    assert "Hatched: before step 100; checkpoints there have no say." in text
+    assert "Hatched: before step 100; checkpoints there take no part in the call." in text
     assert "not drawn, since its best is not above 0: σ 0.1, σ 0.3" in text
 
 

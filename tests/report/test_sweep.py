@@ -166,3 +166,29 @@ def test_too_few_levels() -> None:
 def test_figure_by_its_ending(tmp_path: Path, ending: str) -> None:
     path = Sweep.of(cube()).save_figure(tmp_path / f"curve.{ending}")
     assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml", b"%PDF-")
+
+
+# ---- evidence -------------------------------------------------------------------------------------------------------
+
+
+def test_too_few_images_name_no_level():
+    """Eighty images of 64 features: intervals of [-48, 45], and "cleanest at 0.02" above them."""
+    cube = ik.datasets.load_fashion_cube()
+    few = Sweep.of(ik.Cube(cube.to_xarray().isel(image=slice(80))))
+    assert few.headline == "Too few images to say at which noise level layer mid is cleanest"
+    assert few.sentences[0].startswith("80 images of 2 views leave 1.1 degrees of freedom for each of the 64 features")
+    assert "->" not in few.to_text() and "Its ICR is" not in " ".join(few.sentences)
+    read = json.loads(few.to_json())
+    assert read["evidence"]["sufficient"] is False and read["evidence"]["least_images"] == 108
+    assert read["evidence"]["missing"] == few.sentences[:1] and read["says"][0] == f"{few.headline}."
+    enough = json.loads(Sweep.of(cube).to_json())
+    assert enough["evidence"]["sufficient"] is True and enough["evidence"]["missing"] == []
+
+
+def test_levels_that_are_alike_name_no_level():
+    cube = ik.datasets.make_cube(200, 4, icr=[0.5, 0.5, 0.5], sigmas=[0.1, 0.2, 0.4], random_state=0)
+    alike = Sweep.of(cube)
+    assert len(alike.window.confidence_set_) == 3
+    assert alike.headline == "No noise level can be named at which layer features is cleaner than at any other"
+    assert "0.1, 0.2 or 0.4" in alike.sentences[0] and "->" not in alike.to_text()
+    assert json.loads(alike.to_json())["evidence"]["sufficient"] is False
