@@ -20,7 +20,7 @@ from icrkit.metrics._distances import middle, squared_distances
 
 __all__ = ["AlignUniform", "alignment", "uniformity"]
 
-Rows = NDArray[np.floating]
+Rows = NDArray[np.float64]
 
 
 def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float:
@@ -77,7 +77,7 @@ def alignment(X: Any, alpha: float = 2.0, normalize: str | None = "l2") -> float
         return _finite(total / (n * v * (v - 1) / 2), features)
 
 
-def _powers(rows: Rows, alpha: float) -> NDArray[np.float64]:
+def _powers(rows: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """Length of each row to the power alpha; squares are taken of the row in units of its largest entry."""
     # Units are powers of two, which change no digits.
     exponent = np.frexp(np.abs(rows).max(axis=-1))[1].clip(-1000, 1000)
@@ -126,10 +126,9 @@ def uniformity(
     normalisation also under translation, while a scale c does what c^2 t in place of t would. Not under other affine
     maps.
 
-    Products and exponentials have the precision of the features, sums over blocks float64: float32 features of unit
-    length gave values right to 1e-7. Where features lie so far apart that potentials leave the range of their type, all
-    is float64, each block about an origin of its own. Cost: N^2 d flops a view (each pair once) and N^2/2 exponentials,
-    V times that pooled.
+    All is float64: potentials of features that lie close together differ from 1 in their last digits. Where features
+    lie so far apart that potentials leave its range, each block has an origin of its own. Cost: N^2 d flops a view
+    (each pair once) and N^2/2 exponentials, V times that pooled.
 
     References
     ----------
@@ -153,35 +152,33 @@ def uniformity(
     # The distances do not depend on the origin, and rounding is least around the mean. In units of 1/sqrt(2t) the
     # exponent of the potential is <x, y> - |x|^2/2 - |y|^2/2.
     pooled = over_views == "pooled"
-    scaled = np.empty((1, n * v, d) if pooled else (v, n, d), dtype=block.dtype)
+    scaled = np.empty((1, n * v, d) if pooled else (v, n, d))
     by_view = scaled.reshape(n, v, d).swapaxes(0, 1) if pooled else scaled
     with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
         centre = block.mean(axis=(0, 1), dtype=np.float64)
         for a, rows in enumerate(by_view):
-            np.subtract(block[:, a], centre, out=rows, casting="same_kind")
-            np.multiply(rows, np.sqrt(2.0 * t), out=rows, dtype=np.float64, casting="same_kind")
+            np.subtract(block[:, a], centre, out=rows)
+            rows *= np.sqrt(2.0 * t)
         logs = [_log_mean_potential(rows, v if pooled else 1, block_size) for rows in scaled]
     return _finite(float(np.mean(logs)), features)
 
 
-# Half the greatest square of a row up to which no potential, and no factor of one, leaves the range of the type.
-_NEAR = {"float32": 20.0, "float64": 150.0}
+# Half the greatest square of a row up to which no potential, and no factor of one, leaves the range of float64.
+_NEAR = 150.0
 _WIDE = 8  # columns of a block of products to its rows
 
 
 def _log_mean_potential(rows: Rows, per_image: int, block_size: int) -> float:
     """log mean of exp(-d^2/2) over pairs of rows of different images, each of ``per_image`` rows side by side."""
-    halves = np.einsum("nd,nd->n", rows, rows, dtype=np.float64) / 2
+    halves = np.einsum("nd,nd->n", rows, rows) / 2
     farthest = float(halves.max())
     if not np.isfinite(farthest):
         return float("nan")
     step = max(1, block_size // per_image) * per_image
-    near = farthest <= _NEAR[rows.dtype.name]
-    log_sum = (
-        _log_sum_near(rows, halves, per_image, step)
-        if near
-        else _log_sum_far(rows.astype(np.float64, copy=False), per_image, step)
-    )
+    if farthest <= _NEAR:
+        log_sum = _log_sum_near(rows, halves, per_image, step)
+    else:
+        log_sum = _log_sum_far(rows, per_image, step)
     n_pairs = len(rows) * (len(rows) - per_image) / 2
     return min(log_sum - float(np.log(n_pairs)), 0.0)  # rounding of coincident rows
 
@@ -189,7 +186,6 @@ def _log_mean_potential(rows: Rows, per_image: int, block_size: int) -> float:
 def _log_sum_near(rows: Rows, halves: NDArray[np.float64], per_image: int, step: int) -> float:
     """log of the sum of exp(-|x|^2/2) exp(<x, y>) exp(-|y|^2/2) over pairs: the outer factors are taken apart."""
     weights = np.exp(-halves)
-    inner = weights.astype(rows.dtype, copy=False)
     total = 0.0
     for here, there, products in _blocks_of_products(rows, step):
         np.exp(products, out=products)
@@ -197,11 +193,11 @@ def _log_sum_near(rows: Rows, halves: NDArray[np.float64], per_image: int, step:
             square = products[:, : len(products)]
             square *= 0.5  # it holds both orders of a pair
             _own(square, per_image, 0.0)
-        total += float(weights[here] @ (products @ inner[there]).astype(np.float64))
+        total += float(weights[here] @ (products @ weights[there]))
     return float(np.log(total))
 
 
-def _log_sum_far(rows: NDArray[np.float64], per_image: int, step: int) -> float:
+def _log_sum_far(rows: Rows, per_image: int, step: int) -> float:
     """The same where potentials may all underflow: about the greatest exponent seen so far, in float64."""
     largest, total = -np.inf, 0.0
     blocks = [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
@@ -341,5 +337,5 @@ class AlignUniform(FeatureTransformer):
             uniformity(features, self.t, self.normalize, self.over_views, self.block_size),
         )
 
-    def _transform_rows(self, rows: Rows) -> Rows:
+    def _transform_rows(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         return unit_rows(rows) if self.normalize == "l2" else rows
