@@ -7,21 +7,22 @@ environment says. The pickles of the EDM family are another matter: see ``_pickl
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
+from icrkit_extractors._checkpoint_entries import network_under
+from icrkit_extractors._state_dict import load_into, under_prefix, without_prefix
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 __all__ = [
     "existing",
@@ -31,6 +32,7 @@ __all__ = [
     "reason",
     "sha256_of",
     "training_args",
+    "under_prefix",
     "without_prefix",
 ]
 
@@ -165,75 +167,6 @@ def _check_held(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise UnsafeModelError(f"{path} has {path.stat().st_size} bytes and declares {sum(storages.values())}")
 
 
-def _is_network(value: Any) -> bool:
-    import torch
-
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
-    )
-
-
-def _networks(value: Any, depth: int = 3, seen: set[int] | None = None) -> Iterator[str]:
-    """Dotted keys of the dicts of tensors in a training checkpoint ("" for the whole)."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if _is_network(value):
-        yield ""
-    elif isinstance(value, Mapping) and depth:
-        for name, child in value.items():
-            # The state of an optimiser counts its parameters: no names, so no network.
-            if isinstance(name, str):
-                yield from (f"{name}.{below}".removesuffix(".") for below in _networks(child, depth - 1, seen))
-
-
-def _entry(content: Any, key: str) -> Any:
-    """The value under a dotted key; a name that has dots of its own is tried whole first."""
-    if not isinstance(content, Mapping):
-        return None
-    if key in content:
-        return content[key]
-    parts = key.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        first = ".".join(parts[:cut])
-        if first in content:
-            return _entry(content[first], ".".join(parts[cut:]))
-    return None
-
-
-def _choose(content: Any, key: str | None, path: Path) -> dict[str, Tensor]:
-    if key is not None and _is_network(content):
-        # A flat file names its parts by prefix.
-        under = {name.removeprefix(f"{key}."): value for name, value in content.items() if name.startswith(f"{key}.")}
-        if not under:
-            tops = sorted({name.partition(".")[0] for name in content})
-            raise ValueError(
-                f"{path} holds one network and nothing under {key!r}{_near(key, tops)}: leave the key out "
-                f"(its names begin with {', '.join(tops[:12])})"
-            )
-        return under
-    found = list(_networks(content))
-    if key is not None:
-        chosen = _entry(content, key)
-        if not _is_network(chosen):
-            raise ValueError(f"{path} has no dict of tensors under {key!r}{_near(key, found)}; there are {found}")
-        return dict(chosen)
-    if len(found) == 1:
-        return dict(_entry(content, found[0]) if found[0] else content)
-    if found:
-        raise ValueError(f"{path} holds several networks: {found}; choose one, such as key={found[-1]!r}")
-    keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(f"{path} holds no dict of named tensors; it holds {keys}")
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return f" (nearest: {', '.join(map(repr, near))})" if near else ""
-
-
 def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Named tensors of a checkpoint; no code in the file is run.
 
@@ -243,12 +176,15 @@ def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
         .npz, .safetensors, or .pt, .pth, .ckpt, .bin of ``torch.save``.
     key : str, optional
         Which network of a training checkpoint: "ema", "model", "state_dict", or dotted. May be left out where
-        there is only one. In .npz and .safetensors: the prefix of the names.
+        there is only one. Where an entry's names have prefixes, the prefix follows: "state_dict.net", "ema.ema_model".
+        In .npz and .safetensors it is the prefix alone. A list of tensors, such as "ema.shadow_params", has positions
+        as names.
 
     Returns
     -------
     dict
-        Name to tensor, on the CPU.
+        Name to tensor, on the CPU. Values beside them that are no tensors (a step, an empty ``_extra_state``) are left
+        out.
 
     Raises
     ------
@@ -265,11 +201,11 @@ def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     path = existing(path)
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return _choose(_read_npz(path), key, path)
+        return network_under(_read_npz(path), key, path)
     if suffix == ".safetensors":
-        return _choose(_read_safetensors(path), key, path)
+        return network_under(_read_safetensors(path), key, path)
     if suffix in _TORCH_SUFFIXES:
-        tensors = _choose(_read_torch(path), key, path)
+        tensors = network_under(_read_torch(path), key, path)
         _check_held(tensors, path)
         return {name: tensor.detach() for name, tensor in tensors.items()}
     hint = " (a pickled network of the EDM code is read by the family edm)" if suffix == ".pkl" else ""
@@ -302,73 +238,3 @@ def training_args(path: str | Path) -> dict[str, Any]:
     if isinstance(args, argparse.Namespace):
         args = vars(args)
     return {str(name): value for name, value in args.items()} if isinstance(args, Mapping) else {}
-
-
-# ---- into a module --------------------------------------------------------------------------------------------------
-
-
-def _brief(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what parallel training and ``torch.compile`` put before every name.
-
-    Parameters
-    ----------
-    tensors : mapping
-        Name to tensor.
-
-    Returns
-    -------
-    dict
-        The same, without "module." and "_orig_mod." in front where all names have them.
-
-    Examples
-    --------
-    >>> list(without_prefix({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
-    ['weight', 'bias']
-    """
-    tensors = dict(tensors)
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy a checkpoint's tensors into a module, every one of them or none.
-
-    Parameters
-    ----------
-    module : Module
-        Its parameters and buffers are overwritten; they keep their dtype and device.
-    tensors : mapping
-        Name to tensor, as `read_tensors` gives them; prefixes as in `without_prefix` are taken off.
-    path : path
-        Where they come from, for messages.
-
-    Raises
-    ------
-    ValueError
-        If names or shapes differ; nothing is copied then.
-    """
-    tensors = without_prefix(tensors)
-    own = module.state_dict()
-    shapes = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    wrong = {
-        "missing": [name for name in own if name not in tensors],
-        "too many": [name for name in tensors if name not in own],
-        "of another shape": shapes,
-    }
-    if any(wrong.values()):
-        said = "; ".join(f"{len(names)} {what} ({_brief(names)})" for what, names in wrong.items() if names)
-        raise ValueError(
-            f"{path} does not fit {type(module).__name__} and its {len(own)} tensors: {said}. "
-            "Is this the network, of this size, that the checkpoint was trained as?"
-        )
-    module.load_state_dict(tensors)

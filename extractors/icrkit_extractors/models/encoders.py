@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
-from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
+from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of, without_prefix
 from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 from icrkit_extractors.noise import Clean
@@ -302,7 +302,7 @@ def load_transformers(
     if checkpoint is None and files[0].suffix == ".safetensors":
         whole, found = transformers.AutoModel.from_pretrained(str(folder), use_safetensors=True, **given, **told)
     else:
-        tensors = read_tensors(files[0], key)
+        tensors = without_prefix(read_tensors(files[0], key))
         own = transformers.AutoConfig.from_pretrained(str(folder), **given)
         # Its class turns names of tensors in files into those of its own modules, which differ between versions.
         with torch.device("meta"):

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icrkit_extractors import noise
-from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of, training_args, without_prefix
+from icrkit_extractors._checkpoint import (
+    load_into,
+    read_tensors,
+    sha256_of,
+    training_args,
+    under_prefix,
+    without_prefix,
+)
 from icrkit_extractors.models._checkout import checkout, code_record
 from icrkit_extractors.models._network import Network, frozen
 
@@ -35,23 +42,28 @@ _SIT = _Family("SiT", "https://github.com/willisma/SiT")
 _DIT = _Family("DiT", "https://github.com/facebookresearch/DiT")
 
 
+# Tensors that every network of these families has, and whose shapes show its sizes.
+_SHOWN = ("x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight", "final_layer.linear.bias")
+
+
 def _read(path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
     """Tensors and the key they were under: "ema" of a training checkpoint, unless there is only one network."""
-    if key is None:
-        try:
-            return without_prefix(read_tensors(path)), ""
-        except ValueError:
-            key = "ema"
-    return without_prefix(read_tensors(path, key)), key
+    try:
+        tensors, found = read_tensors(path, key), key or ""
+    except ValueError:
+        if key is not None:
+            raise
+        tensors, found = read_tensors(path, "ema"), "ema"
+    named = under_prefix(tensors, _SHOWN, path)
+    return without_prefix(tensors) if named is None else named, found
 
 
 def _sizes(tensors: Mapping[str, Tensor], path: Path, args: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the model's function: as given, or as the shapes of the tensors show."""
-    names = ("x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight", "final_layer.linear.bias")
-    missing = [name for name in names if name not in tensors]
+    missing = [name for name in _SHOWN if name not in tensors]
     if missing:
         raise ValueError(f"{path} is no checkpoint of SiT or DiT: it has no {', '.join(missing)}")
-    proj, positions, table, last = (tensors[name].shape for name in names)
+    proj, positions, table, last = (tensors[name].shape for name in _SHOWN)
     channels, patch = proj[1], proj[2]
     sizes = {
         "input_size": patch * math.isqrt(positions[1]),
