@@ -376,6 +376,7 @@ def _samples(split: DigitsSplit, checkpoints: Sequence[Checkpoint], course: Cour
         nearest=_as_bytes(np.stack([split.train[c.nearest[images]] for c in shown])),
         copied=np.stack([c.near[images] for c in shown]),
         rule="nearer to it than 99 of 100 digits that the network never saw",
+        selection=f"Chosen, not drawn: of {len(checkpoints[-1].ratio)} images those most like copies at the last step.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def sweep(
     from icrkit.report import Sweep, write_report
 
     check_targets({plot: FIGURES, report: PAGES})
-    result = Sweep.of(open_cube(path), layer, criterion)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "layer .* is left out", UserWarning)  # said with the result
+        result = Sweep.of(open_cube(path), layer, criterion)
     if plot is not None:
         result.save_figure(plot)
     if report is not None:

@@ -28,6 +28,8 @@ class CopiesDisplay:
         Which generated images count as copies.
     rule : str
         What counts as a copy: "nearer to it than ...", for the heading.
+    selection : str
+        Which images are shown, where they are not all: a sentence for the heading.
 
     Attributes
     ----------
@@ -49,12 +51,19 @@ class CopiesDisplay:
     axes_: NDArray[Any]
 
     def __init__(
-        self, *, steps: ArrayLike, generated: ArrayLike, nearest: ArrayLike, copied: ArrayLike, rule: str = ""
+        self,
+        *,
+        steps: ArrayLike,
+        generated: ArrayLike,
+        nearest: ArrayLike,
+        copied: ArrayLike,
+        rule: str = "",
+        selection: str = "",
     ) -> None:
         self.steps = np.asarray(steps)
         self.generated, self.nearest = np.asarray(generated), np.asarray(nearest)
         self.copied = np.asarray(copied, dtype=bool)
-        self.rule = rule
+        self.rule, self.selection = rule, selection
         shapes = {self.copied.shape, self.generated.shape[:2], self.nearest.shape[:2]}
         if self.copied.ndim != 2 or len(shapes) > 1 or len(self.steps) != len(self.copied):
             raise ValueError(
@@ -83,12 +92,13 @@ class CopiesDisplay:
         n_steps, n = self.copied.shape
         if figure is None:
             figure = pyplot().figure()
-        top = 0.5 if self.rule else 0.15
+        words = "\n".join(filter(None, (self.rule and f"Framed: {self.rule}", self.selection)))
+        top = 0.15 + 0.35 * bool(words) + 0.2 * words.count("\n")
         width, height = _LEFT + n * (_INCHES + 0.06) + 0.1, top + n_steps * (2 * _INCHES + 0.3)
         figure.set_size_inches(width, height)
         figure.set_facecolor(PAPER)
-        if self.rule:
-            figure.text(0.1 / width, 1 - 0.12 / height, f"Framed: {self.rule}", fontsize=TEXT_SIZE, color=INK, va="top")
+        if words:
+            figure.text(0.1 / width, 1 - 0.12 / height, words, fontsize=TEXT_SIZE, color=INK, va="top")
         self.figure_ = figure
         self.axes_ = np.empty((2 * n_steps, n), dtype=object)
         # Two rows of images close together, then a gap.
@@ -96,10 +106,10 @@ class CopiesDisplay:
         for k, step in enumerate(self.steps):
             edge = height - top - k * (pair + between)
             figure.text(0.1 / width, (edge - 0.12) / height, f"step {step}", fontsize=TEXT_SIZE, color=INK, va="top")
-            for row, words in enumerate(("generated", "nearest in training")):
+            for row, name in enumerate(("generated", "nearest in training")):
                 low = edge - (row + 1) * _INCHES - row * 0.06
                 figure.text(
-                    0.1 / width, (low + 0.08) / height, words, fontsize=SMALL_TEXT, color=MUTED, va="bottom"
+                    0.1 / width, (low + 0.08) / height, name, fontsize=SMALL_TEXT, color=MUTED, va="bottom"
                 )  # fmt: skip
                 for j in range(n):
                     left = _LEFT + j * (_INCHES + 0.06)

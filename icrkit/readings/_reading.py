@@ -21,11 +21,22 @@ from icrkit.metrics._decomposition import ResidualModel, constant_features
 from icrkit.metrics._information import information
 from icrkit.moments import Moments
 
-__all__ = ["CRITERIA", "Criterion", "Reading", "criterion_of", "fold_contributions", "naming", "read", "read_features"]
+__all__ = [
+    "CRITERIA",
+    "READ_ERRORS",
+    "Criterion",
+    "Reading",
+    "criterion_of",
+    "fold_contributions",
+    "naming",
+    "read",
+    "read_features",
+]
 
 Vector = NDArray[np.float64]
 
-_READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
+# What the features of one place may lack, whatever holds at others.
+READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
 
 
 class Criterion(NamedTuple):
@@ -223,7 +234,7 @@ def naming(place: str) -> Iterator[None]:
     """Errors of what is read inside say where: ``place`` comes before their message."""
     try:
         yield
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise type(error)(f"{place}: {error}") from error
 
 

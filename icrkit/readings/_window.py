@@ -8,6 +8,7 @@ law of its largest t statistic from random rotations (Langsrud 2005, Statistics 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from icrkit.metrics._icr import plug_in_snr
 from icrkit.readings._pairing import sigma_range, trained_range_of
 from icrkit.readings._reading import (
     CRITERIA,
+    READ_ERRORS,
     Reading,
     criterion_of,
     fold_contributions,
@@ -174,6 +176,8 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         By layer and sigma, all levels, ascending: ``icr`` with ``low`` and ``high``, ``plugin``, ``total_snr``,
         ``information`` with ``information_low`` and ``information_high``, and ``in_set``; ``trained`` by sigma says
         which levels are candidates.
+    refused_ : dict of str to str
+        Layers that could not be measured, such as one too wide for the images, and why. The others are read.
     by_layer_ : xarray.Dataset
         By layer: ``best_sigma``, ``window_low``, ``window_high``, ``at_edge``, ``icr`` and ``information`` at the best
         level, and ``may_be_best``, whether no other layer has more information, each at its best level.
@@ -230,7 +234,8 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         CubeFormatError
             Fewer than three levels, levels that are not known, none inside the trained range, or no such layer.
         NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError
-            Of some layer at some level; the message says which.
+            Of some layer at some level, where no layer is left; the message says which. Where others are left, it is
+            a warning.
         """
         criterion_of(self.criterion)
         cube = X if isinstance(X, Cube) else Cube(X)
@@ -254,7 +259,18 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
                 f"no noise level lies in the trained range {low:g} to {high:g}: nothing to choose from. "
                 "trained_range=None lets every level be chosen."
             )
-        layers = {name: self._sweep(cube, name, sigmas, trained) for name in cube.layers}
+        layers: dict[str, _Layer] = {}
+        refused: dict[str, ValueError] = {}
+        for name in cube.layers:
+            try:
+                layers[name] = self._sweep(cube, name, sigmas, trained)
+            except READ_ERRORS as error:
+                refused[name] = error
+        if not layers:
+            raise next(iter(refused.values()))
+        self.refused_ = {name: str(error) for name, error in refused.items()}
+        for name, reason in self.refused_.items():
+            warnings.warn(f"layer {name} is left out: {reason}", stacklevel=2)
         curve = xr.concat([found.curve for found in layers.values()], dim="layer")
         self.trained_range_ = trained_range
         self.curve_ = curve.assign(trained=("sigma", trained))

@@ -55,6 +55,8 @@ class Samples:
         Which of them count as copies.
     rule : str
         What counts as a copy, in words.
+    selection : str
+        Which images these are, where they are not all: a sentence.
     """
 
     steps: ArrayLike
@@ -62,6 +64,7 @@ class Samples:
     nearest: NDArray[np.uint8]
     copied: NDArray[np.bool_]
     rule: str
+    selection: str = ""
 
 
 def write_report(result: Sweep | Course, path: str | Path, examples: Examples | Samples | None = None) -> Path:
@@ -213,6 +216,7 @@ def _course_parts(course: Course, samples: Samples | None) -> dict[str, Any]:
         "levels": levels,
         "pictures": _pictures(samples),
         "rule": "" if samples is None else samples.rule,
+        "selection": "" if samples is None else samples.selection,
     }
 
 

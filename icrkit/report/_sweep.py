@@ -199,8 +199,14 @@ class Sweep:
         return said + self._said_beside()
 
     def _said_beside(self) -> list[str]:
-        """Of numbers that the choice does not rest on."""
-        return [self._said_of_accuracy()] if "accuracy" in self.curve else []
+        """Of what the choice does not rest on."""
+        said = [self._said_of_accuracy()] if "accuracy" in self.curve else []
+        return said + [f"Layer {layer} was not measured. {reason}" for layer, reason in self.refused.items()]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Layers that could not be measured, and why."""
+        return dict(self.window.refused_)
 
     def _said_of_the_other(self) -> str:
         """Where the criterion that did not choose is best."""
@@ -382,6 +388,7 @@ class Sweep:
             "n_views": self.n_views,
             "probe": self.probe or None,
             "layers": layers,
+            "refused": self.refused,
             "spectrum": {
                 "eigenvalues": self.spectrum.eigenvalues_.tolist(),
                 "n_negative": self.spectrum.n_negative_,

@@ -168,3 +168,18 @@ def test_sweep_by_either_criterion(icrkit: Run, disagreeing: Path, tmp_path: Pat
 
 def test_a_sweep_needs_three_levels(icrkit: Run, assert_one_line: Check, run: Path) -> None:
     assert_one_line(icrkit("sweep", next(iter(sorted(run.iterdir())))), "at least 3 noise levels", "0.1, 0.3")
+
+
+def test_a_layer_that_is_too_wide_is_named_and_the_others_are_read(icrkit: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((60, 1, 1, 80)) * np.array([[2.0], [1.0], [0.5]]) + rng.standard_normal((60, 2, 3, 80))
+    layers, path = {"mid": 4, "wide": 80}, tmp_path / "a.cube"
+    with ik.CubeWriter(path, layers, [0.1, 0.2, 0.4], n_views=2, n_images=60) as writer:
+        writer.append(np.arange(60), {"mid": h[..., :4], "wide": h})
+    result = icrkit("sweep", path, "--report", tmp_path / "a.html")
+    assert result.exit_code == 0, result.output
+    assert "Layer wide was not measured. layer wide, sigma 0.1: " in result.stdout
+    assert "wide was not measured" in (tmp_path / "a.html").read_text("utf-8")
+    read = json.loads(icrkit("sweep", path, "--json").stdout)
+    assert list(read["layers"]) == ["mid"] and list(read["refused"]) == ["wide"]
+    assert icrkit("sweep", path, "--layer", "wide").exit_code == 1

@@ -383,3 +383,19 @@ def test_impossible_trained_ranges_are_refused():
         ik.SemanticWindow().fit(trained_cube(trained_range=[1, 2, 3]))
     with pytest.raises(ValueError, match="'auto', None or"):
         ik.SemanticWindow(trained_range="all").fit(trained_cube())
+
+
+def test_a_layer_that_is_too_wide_does_not_stop_the_others():
+    rng = np.random.default_rng(0)
+    image, rest = rng.standard_normal((60, 1, 1, 80)), rng.standard_normal((60, 2, 3, 80))
+    h = image * np.array([2.0, 1.0, 0.5])[:, None] + rest
+    cube = ik.from_arrays({"mid": h[..., :4], "wide": h}, sigmas=[0.1, 0.2, 0.4])
+    with pytest.warns(UserWarning, match=r"layer wide is left out: layer wide, sigma 0\.1: .*d = 80"):
+        window = ik.SemanticWindow().fit(cube)
+    assert list(window.refused_) == ["wide"] and "sigma 0.1" in window.refused_["wide"]
+    alone = ik.SemanticWindow("mid").fit(cube)
+    assert window.best_layer_ == "mid" and window.best_sigma_ == alone.best_sigma_ and alone.refused_ == {}
+    assert list(window.curve_["layer"].to_numpy()) == ["mid"]
+    for layer in ("wide", ["wide"]):
+        with pytest.raises(NotEnoughDataError, match="layer wide"):
+            ik.SemanticWindow(layer).fit(cube)

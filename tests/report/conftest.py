@@ -205,4 +205,6 @@ def course() -> Course:
 def samples() -> Samples:
     rng = np.random.default_rng(0)
     made, near = rng.integers(0, 256, (2, 2, 3, 1, 8, 8), dtype=np.uint8)
-    return Samples([200, 1600], made, near, np.array([[False] * 3, [True, False, True]]), "a rule & more")
+    return Samples(
+        [200, 1600], made, near, np.array([[False] * 3, [True, False, True]]), "a rule & more", "Chosen, not drawn."
+    )
