@@ -453,7 +453,7 @@ def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | 
         node = zarr.open(os.fspath(path), mode="r", path="/".join(groups))
         is_one = isinstance(node, zarr.Array)
         arrays = {path.stem: node} if is_one else dict(node.arrays())
-        groups_inside = {} if is_one else {name: dict(inside.arrays()) for name, inside in node.groups()}
+        groups_inside = {} if is_one else dict(node.groups())
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"{path} cannot be opened as zarr: {error}") from error
     members = {
@@ -463,5 +463,7 @@ def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | 
     for name, inside in groups_inside.items():
         nothing = Member((), np.dtype("V"), partial(_refuse, path, name, "a group"), "a group")
         load = partial(_load_part, inside, f"{path}, array '{name}/")
-        members[name] = _of_parts({part: inside[part].shape for part in _PARTS if part in inside}, load) or nothing
+        parts = {part: inside[part] for part in _PARTS if part in inside}
+        shapes = {part: array.shape for part, array in parts.items() if isinstance(array, zarr.Array)}
+        members[name] = _of_parts(shapes, load) or nothing
     return members, last or None

@@ -85,7 +85,7 @@ def class_labels(labels: Any, n: int, where: str) -> np.ndarray:
     if values.shape == (n, 1):
         values = values[:, 0]
     if values.shape != (n,):
-        raise ValueError(f"{where}: labels of shape {values.shape} and type {values.dtype} for {n} images; {_WAY_OUT}")
+        raise ValueError(f"{where}: labels of shape {values.shape} for {n} images; {_WAY_OUT}")
     if values.dtype.kind in "iuU" and not np.ma.is_masked(values):
         return np.asarray(values)
     if values.dtype.kind == "b" and not np.ma.is_masked(values):

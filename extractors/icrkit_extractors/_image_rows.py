@@ -41,7 +41,9 @@ class ArrayFile:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Rows in the order asked for."""
-        if self._array is None or self._process != os.getpid():
+        # A fork shares what is in memory or mapped, but not the handle of a file.
+        inherited = self._process != os.getpid() and not isinstance(self._array, np.ndarray)
+        if self._array is None or inherited:
             array = self._opener(self._path, self._key)
             if tuple(array.shape) != self.shape or array.dtype != self.dtype:
                 raise CubeCorruptError(

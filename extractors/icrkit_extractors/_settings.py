@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from icrkit.exceptions import CubeFormatError
+from icrkit_extractors._image_labels import class_labels
 from icrkit_extractors._job import Encode, Forward, Images, Job, Source
 from icrkit_extractors.noise import NoiseLaw
 from icrkit_extractors.views import View
@@ -37,12 +38,12 @@ def _checked_ids(image_ids: Iterable[int | str] | None, n: int) -> np.ndarray:
 
 
 def _checked_labels(labels: Any, n: int) -> np.ndarray | None:
-    if labels is None:
+    if labels is None or labels is False:
         return None
-    values = np.asarray(labels)
-    if values.shape != (n,):
-        raise CubeFormatError(f"labels of shape {values.shape} for {n} images: wanted ({n},)")
-    return values
+    try:
+        return class_labels(labels, n, "extract")
+    except ValueError as error:
+        raise CubeFormatError(str(error)) from error
 
 
 def whole(name: str, value: Any, least: int) -> int:

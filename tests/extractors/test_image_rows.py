@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,32 @@ def test_rows_of_zarr_of_memory_and_of_maps(rows, tmp_path):
         np.testing.assert_array_equal(rows_of(array, ROWS[rows]), ARRAY[ROWS[rows]])
 
 
-def load(path: Path, key: str | None) -> np.ndarray:
-    return np.load(path)
+def load(path: Path, key: str | None) -> Any:
+    return zarr.open_array(path, mode="r")
 
 
 def test_another_array_in_another_process_is_found_out(tmp_path, monkeypatch):
-    np.save(tmp_path / "a.npy", ARRAY)
-    array = ArrayFile(load, tmp_path / "a.npy")
+    zarr.save_array(tmp_path / "a.zarr", ARRAY)
+    array = ArrayFile(load, tmp_path / "a.zarr")
     np.testing.assert_array_equal(array.rows(np.array([3, 1])), ARRAY[[3, 1]])
     monkeypatch.setattr("os.getpid", lambda: -1)  # as after a fork
     np.testing.assert_array_equal(array.rows(np.array([3, 1])), ARRAY[[3, 1]])
-    np.save(tmp_path / "a.npy", ARRAY[:39])
+    shutil.rmtree(tmp_path / "a.zarr")
+    zarr.save_array(tmp_path / "a.zarr", ARRAY[:39])
     monkeypatch.setattr("os.getpid", lambda: -2)
     with pytest.raises(CubeCorruptError, match=r"has changed since it was opened.*\(40, 3, 4, 4\).*\(39, 3, 4, 4\)"):
         array.rows(np.array([3]))
+
+
+def test_what_is_in_memory_or_mapped_is_not_read_again_after_a_fork(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", ARRAY)
+    opened = []
+
+    def once(path: Path, key: str | None) -> np.ndarray:
+        opened.append(path)
+        return np.load(path, mmap_mode="r")
+
+    array = ArrayFile(once, tmp_path / "a.npy")
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    np.testing.assert_array_equal(array.rows(np.array([3, 1])), ARRAY[[3, 1]])
+    assert len(opened) == 1
