@@ -31,6 +31,7 @@ __all__ = [
     "read_tensors",
     "reason",
     "sha256_of",
+    "stored_step",
     "training_args",
     "under_prefix",
     "without_prefix",
@@ -210,6 +211,36 @@ def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in tensors.items()}
     hint = " (a pickled network of the EDM code is read by the family edm)" if suffix == ".pkl" else ""
     raise ValueError(f"{path}: a checkpoint ends in .npz, .safetensors or {', '.join(_TORCH_SUFFIXES)}{hint}")
+
+
+def stored_step(path: str | Path) -> int | None:
+    """Training step that a checkpoint of ``torch.save`` keeps beside its weights; None where it keeps none.
+
+    Parameters
+    ----------
+    path : path
+        A checkpoint; of other kinds of files, and of what is no file, nothing is read.
+
+    Returns
+    -------
+    int or None
+
+    Raises
+    ------
+    UnsafeModelError
+        As `read_tensors`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _TORCH_SUFFIXES or not path.is_file():
+        return None
+    content = _read_torch(path)
+    for name in ("global_step", "step", "iteration", "iter") if isinstance(content, Mapping) else ():
+        value = content.get(name)
+        if hasattr(value, "item") and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
 
 
 def training_args(path: str | Path) -> dict[str, Any]:

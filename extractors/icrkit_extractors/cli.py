@@ -23,35 +23,22 @@ from icrkit._text import printable, strict_json
 from icrkit_extractors import images as image_sources
 from icrkit_extractors import models, noise, views
 from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, options_of, shard_of, view_of
+from icrkit_extractors._checkpoint import stored_step
 from icrkit_extractors._onnx import OnnxSource
+from icrkit_extractors._steps import steps_of
 from icrkit_extractors.run import Estimate, estimate, extract, extract_course
 
 __all__ = ["main"]
 
 
-def _steps(given: tuple[int, ...], paths: list[str]) -> list[int]:
-    """Training step of each checkpoint: as given, or the last number in its name."""
-    if given:
-        if len(given) != len(paths):
-            raise click.UsageError(f"{len(given)} --step for {len(paths)} checkpoints: one each, in the same order")
-        return _distinct(list(given))
-    steps = []
-    for path in paths:
-        numbers = re.findall(r"\d+", Path(path).stem)
-        if not numbers:
-            raise click.UsageError(f"no step in the name of {path}: give --step once for each checkpoint")
-        steps.append(int(numbers[-1]))
-    return _distinct(steps)
-
-
-def _distinct(steps: list[int]) -> list[int]:
-    twice = [step for step in steps if steps.count(step) > 1]
-    if twice:
-        raise click.UsageError(f"step {twice[0]} appears twice: each checkpoint needs its own --step")
-    return steps
-
-
 # ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def _steps_of(given: tuple[int, ...], pairs: Sequence[tuple[str, str | None]]) -> list[int]:
+    try:
+        return steps_of(given, [path or name for name, path in pairs], stored_step)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _pairs(model: tuple[str, ...], checkpoint: tuple[str, ...]) -> list[tuple[str, str | None]]:
@@ -177,7 +164,7 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     "--step",
     type=click.IntRange(0),
     multiple=True,
-    help="Training step of each checkpoint; else the number in its name.",
+    help="Training step of each checkpoint; else as in its name: step=500, epoch=3, or its only number.",
 )
 @click.option("--images", "images_path", help="Folder, .npy, .npz, idx, .h5 or .zarr.")
 @click.option("--images-key", help="Array of the file that holds the images.")
@@ -317,7 +304,7 @@ def main(
         "shard": shard_of(shard),
     }
     levels = levels_of(sigmas, law)
-    steps = [] if len(pairs) == 1 and not step else _steps(step, [path or name for name, path in pairs])
+    steps = [] if len(pairs) == 1 and not step else _steps_of(step, pairs)
     if network is not None and network.encode is None and network.input_shape not in (None, pictures.shape[1:]):
         warnings.warn(
             f"the network was made for inputs {network.input_shape} and the images are {pictures.shape[1:]}: "

@@ -18,7 +18,6 @@ from icrkit import Moments, open_cube
 from icrkit.cli import main
 from icrkit.datasets import data_path, load_fashion_images
 from icrkit_extractors import extract, models, noise, views
-from icrkit_extractors.cli import _steps
 
 MODEL = "icrkit_extractors.models.denoiser:SmallUNet"
 WEIGHTS = data_path("fashion_denoiser.npz")
@@ -191,11 +190,6 @@ def test_images_of_another_size_are_noticed(tmp_path, pictures):
     given = ("--images", tmp_path / "large.npz", "--layers", "mid", "--sigmas", "0.05", "--dry-run")
     result = icrkit(*NET, *given, "--set", "input_shape=(1, 16, 16)")
     assert result.exit_code == 0 and "made for inputs (1, 16, 16)" in result.stderr
-
-
-def test_steps_from_names():
-    assert _steps((), ["run-3/net_000100.pt", "run-3/net_002000.pt"]) == [100, 2000]
-    assert _steps((5, 6), ["a.pt", "b.pt"]) == [5, 6]
 
 
 def test_options_of_images(pictures, tmp_path):
