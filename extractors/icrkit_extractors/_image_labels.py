@@ -12,7 +12,7 @@ import numpy as np
 
 __all__ = ["as_label", "class_labels"]
 
-_WAY_OUT = "labels=False leaves them out, labels=[...] gives others"
+_WAY_OUT = "labels=False leaves all of them out, labels=[...] gives others"
 
 
 def as_label(value: Any) -> int | str | None:
@@ -99,7 +99,7 @@ def class_labels(labels: Any, n: int, where: str) -> np.ndarray:
                 f"{where}: the label of image {row} is {error} (type {values.dtype}); {_WAY_OUT}"
             ) from None
         if label is None:
-            raise ValueError(f"{where}: image {row} has no label ({value!r}); take it out, or {_WAY_OUT}")
+            raise ValueError(f"{where}: image {row} has no label ({value!r}): take the image out, or {_WAY_OUT}")
         if found and isinstance(label, str) != isinstance(found[0], str):
             raise ValueError(f"{where}: labels are numbers and text: {found[0]!r}, and {label!r} of image {row}")
         found.append(label)

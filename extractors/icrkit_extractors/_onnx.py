@@ -285,9 +285,9 @@ class OnnxSource:
         missing = [name for name in open_inputs if name not in given]
         if missing:
             raise ValueError(
-                f"{takes}, and nothing gives {', '.join(map(repr, missing))}: given={{{missing[0]!r}: VALUE}} holds "
-                "what is the same for every image; a noise law gives its conditioning by the name it is told, "
-                f"noise.Flow(name={missing[0]!r})"
+                f"{takes}, and nothing gives {', '.join(map(repr, missing))} beside {list(given)}: a noise law gives "
+                f"its conditioning by the name it is told, such as noise.DDPM(name={missing[0]!r}); "
+                f"given={{{missing[0]!r}: VALUE}} holds what is the same for every image"
             )
         # What only the part behind the cut takes is dropped; a name that the model never had is a mistake.
         unknown = set(given) - set(self._graph.inputs) - set(self._inputs)
@@ -312,8 +312,8 @@ class OnnxSource:
         fitting = layouts_of(sizes, image)
         if not fitting:
             raise ValueError(
-                f"{self._where(name)} has the shape {sizes}, and the images are {image} (channel, height, width): "
-                "open_images(..., size=..., channels=...) changes them"
+                f"{self._where(name)} has the shape {sizes}, and the images are {image} (channel, height, width)"
+                + _way_to(sizes, image)
             )
         if len(fitting) == 1:
             return fitting[0]
@@ -409,6 +409,14 @@ class OnnxSource:
                 f"first in row {int(bad.argmax())}"
             )
         return features
+
+
+def _way_to(sizes: Sequence[int | str | None], image: tuple[int, ...]) -> str:
+    """How images come to the shape of an input, where that is known."""
+    channels, *sides = sizes[1:] if sizes[1] in (1, 3) else (sizes[3], *sizes[1:3])
+    wanted = [f"size={sides[0]}"] if sides[0] == sides[1] != image[1] and isinstance(sides[0], int) else []
+    wanted += [f"channels={channels}"] if channels in (1, 3) and channels != image[0] else []
+    return f": open_images(..., {', '.join(wanted)}) makes them so" if wanted else ""
 
 
 def _reopened(path: Path, options: dict[str, Any], sha256: str) -> OnnxSource:

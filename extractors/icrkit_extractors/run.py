@@ -59,7 +59,7 @@ def extract(
     n_views : int
         Views of each image.
     labels : array-like (image,), optional
-        Classes, kept in the cube; by default those that `images` brings along.
+        Classes, kept in the cube; by default those that `images` brings along. False keeps none.
     seed : int
         Seeds views and noise.
     image_ids : iterable of int or str, optional

@@ -115,7 +115,9 @@ def test_images_that_fit_in_no_layout_name_the_way_out(tmp_path):
     path = write(tmp_path / "a.onnx", [conv()], {"x": (FLOAT, ["n", 3, 8, 8])})
     result = icrkit(path, tmp_path / "a.cube", pixels=images()[:, :, :6, :6])
     assert result.exit_code == 1 and "['n', 3, 8, 8], and the images are (3, 6, 6)" in result.stderr
-    assert "--size ..., --channels ... changes them" in result.stderr
+    assert "--size 8 makes them so" in result.stderr
+    grey = icrkit(path, tmp_path / "a.cube", pixels=images()[:, :1, :6, :6])
+    assert "--size 8, --channels 3 makes them so" in grey.stderr
 
 
 def test_bytes(tmp_path):
