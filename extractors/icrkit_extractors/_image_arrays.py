@@ -18,10 +18,18 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from icrkit.exceptions import CubeCorruptError, CubeTooLargeError, CubeUnsafeError, MissingDependencyError
-from icrkit.io._foreign import probe
+from icrkit.exceptions import (
+    CubeCorruptError,
+    CubeFormatError,
+    CubeTooLargeError,
+    CubeUnsafeError,
+    MissingDependencyError,
+)
+from icrkit.io._hdf5 import check_storage, open_hdf5, plain_dataset
 from icrkit.io._memory import free_bytes, words
-from icrkit.io._parts import plain_dataset
+from icrkit.io._numpy import map_npy
+from icrkit.io._parsing import parsing
+from icrkit.io._zarr import check_chunks
 from icrkit_extractors._image_form import CHANNELS, Form, checked_dtype
 from icrkit_extractors._image_labels import class_labels
 from icrkit_extractors._image_rows import ArrayFile
@@ -40,11 +48,8 @@ __all__ = [
 
 # Deflate cannot do better than this.
 _MOST_DEFLATED = 1032
-_MOST_CHUNK = 512 << 20
 # Chunks that are kept unpacked: rows in another order than the file's come back to them.
 _CHUNK_CACHE = 64 << 20
-# deflate, shuffle, fletcher32 and LZF, which h5py brings along: any other would load a plugin.
-_HDF5_FILTERS = (1, 2, 3, 32000)
 
 
 class Member(NamedTuple):
@@ -146,7 +151,7 @@ class _Reader:
             block = self.array.rows(rows)
         except CubeCorruptError:
             raise
-        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+        except Exception as error:  # h5py's, zarr's and zlib's errors share no other base
             raise CubeCorruptError(f"{named} cannot be read: {error}") from error
         if self.order == "nhw":
             block = block[..., None]
@@ -226,12 +231,9 @@ def from_members(
 
 def open_npy(path: Path, _: str | None = None) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
-    except (ValueError, EOFError) as error:
-        if "Python objects" in str(error):
-            raise ValueError(f"{path} holds Python objects, which are not read: images are numbers") from error
-        raise ValueError(f"{path} is damaged or no .npy file: {error}") from error
+        return map_npy(path)
+    except CubeCorruptError as error:
+        raise ValueError(f"{path} is damaged or not an .npy file: {error}") from error
 
 
 def _refuse(path: Path, name: str, what: str) -> Any:
@@ -255,31 +257,25 @@ def npz_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | N
                 f"{path}, array {name!r} needs {words(size)} and {words(free_bytes())} are free; "
                 "np.save it as .npy, of which only what is used is read"
             )
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                array: np.ndarray = arrays[name]
-                return array
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}, array {name!r} is damaged: {error}") from error
+        with parsing(path, f"array {name!r}", ValueError), np.load(path, allow_pickle=False) as arrays:
+            array: np.ndarray = arrays[name]
+            return array
 
     members = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.filename.endswith(".npy"):
+    with parsing(path, damaged=ValueError), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                continue
+            name = info.filename.removesuffix(".npy")
+            with parsing(path, f"array {name!r}", ValueError), archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                if version > (2, 0):
+                    what = "a table of named fields"  # in letters beyond Latin-1
+                    members[name] = Member((), np.dtype("V"), partial(_refuse, path, name, what), what)
                     continue
-                name = info.filename.removesuffix(".npy")
-                with archive.open(info) as file:
-                    version = np.lib.format.read_magic(file)
-                    if version > (2, 0):
-                        what = "a table of named fields"  # in letters beyond Latin-1
-                        members[name] = Member((), np.dtype("V"), partial(_refuse, path, name, what), what)
-                        continue
-                    header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-                    shape, _, dtype = header[version[0] - 1](file)
-                members[name] = Member(shape, dtype, partial(load, name, info.file_size, shape, dtype))
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or no .npz file: {error}") from error
+                header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+                shape, _, dtype = header[version[0] - 1](file)
+            members[name] = Member(shape, dtype, partial(load, name, info.file_size, shape, dtype))
     return members, key
 
 
@@ -320,7 +316,7 @@ def idx_bytes(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
                 raise ValueError(f"declares {count} bytes of shape {shape} and holds another number")
     except CubeTooLargeError:
         raise
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (ValueError, EOFError, OverflowError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: is damaged or no idx file: {error}") from error
     return shape, np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
@@ -344,25 +340,19 @@ def idx_labels(path: Path, n: int) -> np.ndarray | None:
 
 
 def _checked_storage(dataset: h5py.Dataset, where: str, file_bytes: int) -> h5py.Dataset:
-    plan = dataset.id.get_create_plist()
-    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    strange = [code for code in filters if code not in _HDF5_FILTERS]
-    if strange:
-        raise CubeUnsafeError(
-            f"{where} is stored with filter {strange[0]}, which would load a plugin; write it with gzip, lzf or none"
-        )
-    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if declared > file_bytes * (_MOST_DEFLATED if 1 in filters or 32000 in filters else 1):
-        raise CubeTooLargeError(f"{where} declares {words(declared)}, and the file has {words(file_bytes)}")
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _MOST_CHUNK:
-        raise CubeTooLargeError(f"{where}: one chunk has more than {words(_MOST_CHUNK)}")
+    check_storage(dataset, where, file_bytes)
     return dataset
 
 
 def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
     """Arrays beside the one that `key` names (in the root without it), and its name among them."""
-    probe(path)
-    file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
+    groups = (key or "").strip("/").split("/")[:-1]
+    file = open_hdf5(path, group="/".join(groups), rdcc_nbytes=_CHUNK_CACHE)
+    with parsing(path):
+        return _members_of(file, path, key)
+
+
+def _members_of(file: h5py.File, path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
     *groups, last = (key or "").strip("/").split("/")
     group = file
     for depth, name in enumerate((*groups, last)):
@@ -372,7 +362,7 @@ def hdf5_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | 
         if depth == len(groups):
             break
         if link is None or group.get(name, getclass=True) is not h5py.Group:
-            raise ValueError(f"{path} has no group {name!r} on the way to {key!r}; there are {', '.join(group)}")
+            raise CubeFormatError(f"{path} has no group {name!r} on the way to {key!r}; there are {', '.join(group)}")
         group = group[name]
 
     def load(name: str) -> h5py.Dataset:
@@ -428,14 +418,13 @@ def _of_parts(shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], Any])
     return None
 
 
-def _checked_chunks(array: Any, where: str) -> Any:
-    if math.prod(array.chunks) * array.dtype.itemsize > _MOST_CHUNK:
-        raise CubeTooLargeError(f"{where}: one chunk has more than {words(_MOST_CHUNK)}")
+def _checked_chunks(array: Any, where: str, path: Path) -> Any:
+    check_chunks(array, path / array.path if array.path else path, where)
     return array
 
 
-def _load_part(inside: Mapping[str, Any], where: str, part: str) -> Any:
-    return _checked_chunks(inside[part], f"{where}{part}'")
+def _load_part(inside: Mapping[str, Any], where: str, path: Path, part: str) -> Any:
+    return _checked_chunks(inside[part], f"{where}{part}'", path)
 
 
 def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | None]:
@@ -449,20 +438,18 @@ def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | 
             f'{path} needs a later zarr than {zarr.__version__}, which runs pickles: pip install "zarr>=3.1"'
         )
     *groups, last = (key or "").strip("/").split("/")
-    try:
+    with parsing(path, damaged=ValueError):
         node = zarr.open(os.fspath(path), mode="r", path="/".join(groups))
         is_one = isinstance(node, zarr.Array)
         arrays = {path.stem: node} if is_one else dict(node.arrays())
         groups_inside = {} if is_one else dict(node.groups())
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        raise ValueError(f"{path} cannot be opened as zarr: {error}") from error
     members = {
-        name: Member(array.shape, array.dtype, partial(_checked_chunks, array, f"{path}, array {name!r}"))
+        name: Member(array.shape, array.dtype, partial(_checked_chunks, array, f"{path}, array {name!r}", path))
         for name, array in arrays.items()
     }
     for name, inside in groups_inside.items():
         nothing = Member((), np.dtype("V"), partial(_refuse, path, name, "a group"), "a group")
-        load = partial(_load_part, inside, f"{path}, array '{name}/")
+        load = partial(_load_part, inside, f"{path}, array '{name}/", path)
         parts = {part: inside[part] for part in _PARTS if part in inside}
         shapes = {part: array.shape for part, array in parts.items() if isinstance(array, zarr.Array)}
         members[name] = _of_parts(shapes, load) or nothing

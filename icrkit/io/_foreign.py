@@ -2,73 +2,139 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from icrkit._contract import WANTED
-from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeTooLargeError, CubeUnsafeError
-from icrkit.io._memory import words
-from icrkit.io._parts import plain_dataset
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeUnsafeError
+from icrkit.io._hdf5 import DiskFile, check_storage, open_probed, plain_dataset
+from icrkit.io._memory import check_memory
+from icrkit.io._pack import PACK_ATTRIBUTE
+from icrkit.io._parsing import parsing
+from icrkit.io._probe import probe
 
-__all__ = ["open_foreign"]
+__all__ = ["guarded", "open_foreign"]
 
-# One damaged attribute can make the HDF5 parser spin for ever, and it cannot be interrupted from within.
-_PROBE_SECONDS = 20.0
-_PROBE = """
-import sys, h5py
-with h5py.File(sys.argv[1], "r", locking=False) as file:
-    dict(file.attrs)
-    for name in file:
-        if isinstance(file.get(name, getlink=True), h5py.HardLink):
-            item = file[name]
-            if isinstance(item, h5py.Dataset):
-                dict(item.attrs); item.shape, item.dtype, item.is_virtual, item.external, item.chunks
-"""
-# deflate, shuffle, fletcher32: part of HDF5 itself. Deflate cannot do better than 1032 to 1.
-_FILTERS = (1, 2, 3)
-_MOST_DEFLATED = 1032
-_MOST_CHUNK = 512 << 20
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# A user block of other bytes may stand before the HDF5 file: 512 bytes, or any doubling of that.
+_MOST_USER_BLOCK = 1 << 20
 
 
 def open_foreign(path: Path) -> xr.Dataset:
-    """Dataset of an HDF5 or NetCDF4 file without a digest, lazily indexed by h5netcdf."""
+    """Dataset of a NetCDF file, of HDF5 or of the classic kinds, lazily indexed."""
+    head = _head(path)
+    if head[:3] == b"CDF":
+        return _open_classic(path, head)
+    if head[:8] != _HDF5_MAGIC and not _has_user_block(path):
+        raise CubeCorruptError(f"{path} is not an HDF5 or NetCDF file, or its first bytes are damaged")
     probe(path)
+    file = DiskFile(path)
+    with open_probed(file) as root, parsing(path):
+        if PACK_ATTRIBUTE in root.attrs:
+            raise CubeCorruptError(
+                f"{path} was made by icrkit pack, and the digest at its end is lost: bytes were cut off or added. "
+                "Pack the store again, or copy the file again"
+            )
+        _check_root(root, str(path), file.identity[2])
+        if root.userblock_size:
+            raise CubeFormatError(
+                f"{path} begins with {root.userblock_size} bytes that are not HDF5 (a user block), as MATLAB writes "
+                "them; copy it without: h5repack OLD NEW, or h5jam's h5unjam -i OLD -o NEW"
+            )
+    # netCDF4-C crashes on float16, so h5netcdf is named; by a DiskFile, so that other readers' locks do not count.
+    return _opened(path, DiskFile(path, file.identity), "h5netcdf")
+
+
+def _opened(path: Path, source: Any, engine: str) -> xr.Dataset:
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            _check_root(file, str(path))
-    except OSError as error:
-        if isinstance(error, CubeCorruptError):
-            raise
-        raise CubeCorruptError(f"{path} cannot be parsed: {error}") from error
-    try:
-        # netCDF4-C crashes on float16, so h5netcdf is named.
-        return xr.open_dataset(path, engine="h5netcdf", cache=False, decode_times=False)
-    except ValueError as error:
-        raise CubeFormatError(f"{path}: {error}; wanted dims {WANTED}") from error
+        with parsing(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = xr.open_dataset(source, engine=engine, cache=False, decode_times=False)
+    except CubeCorruptError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise CubeFormatError(f"{path}: {error.__cause__}; expected dims {WANTED}") from error
+        raise
+    return guarded(data, path)
 
 
-def probe(path: Path, seconds: float = _PROBE_SECONDS) -> None:
-    """Have another process parse the file, within a time; raises CubeCorruptError where it cannot."""
-    command = [sys.executable, "-c", _PROBE, os.fspath(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise CubeCorruptError(f"{path}: parsing it took more than {seconds:g} s; it is damaged") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"the parser died (status {done.returncode})"])[-1]
-        raise CubeCorruptError(f"{path} cannot be parsed: {last}")
+def _open_classic(path: Path, head: bytes) -> xr.Dataset:
+    if head[3] not in (1, 2):
+        raise CubeFormatError(
+            f"{path} is NetCDF3 of kind CDF-{head[3]}, which is not read; nccopy -k nc4 OLD NEW makes NetCDF4"
+        )
+    return _opened(path, str(path), "scipy")
 
 
-def _check_root(file: h5py.File, path: str) -> None:
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(8).ljust(8, b"\0")
+
+
+def _has_user_block(path: Path) -> bool:
+    with open(path, "rb") as file:
+        offset = 512
+        while offset <= _MOST_USER_BLOCK:
+            file.seek(offset)
+            if file.read(8) == _HDF5_MAGIC:
+                return True
+            offset *= 2
+    return False
+
+
+def guarded(data: xr.Dataset, path: Path) -> xr.Dataset:
+    """The dataset, its coordinates read, and its layers so that errors of their later reading name the file."""
+    source = str(path)
+    variables = {}
+    for name, variable in data.variables.items():
+        n_bytes = variable.size * variable.dtype.itemsize
+        if name in data.coords or variable.ndim < 2:
+            # A string costs some 50 bytes of Python beside its text.
+            check_memory(n_bytes + (64 * variable.size if variable.dtype.hasobject else 0), f"{path}: {name!r}")
+            with parsing(path, f"variable {name!r}"):
+                variables[name] = xr.Variable(variable.dims, variable.values, variable.attrs, variable.encoding)
+            continue
+        lazy: Any = indexing.LazilyIndexedArray(_Guarded(variable, source, str(name)))
+        kept = xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding, fastpath=True)
+        variables[name] = kept
+    with parsing(path):
+        found = xr.Dataset(
+            {name: variables[name] for name in data.data_vars},
+            {name: variables[name] for name in data.coords},
+            data.attrs,
+        )
+    found.encoding = {**data.encoding, "source": source}
+    found.set_close(data.close)
+    return found
+
+
+class _Guarded(BackendArray):
+    """A variable of another engine, whose errors become icrkit's."""
+
+    def __init__(self, variable: xr.Variable, source: str, name: str) -> None:
+        self.variable = variable
+        self.source = source
+        self.name = name
+        self.shape = variable.shape
+        self.dtype = variable.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Any:
+        chosen = self.variable[key]
+        check_memory(chosen.size * self.dtype.itemsize, f"{self.source}: {self.name!r}")
+        with parsing(self.source, f"variable {self.name!r}"):
+            return chosen.values
+
+
+def _check_root(file: h5py.File, path: str, size: int) -> None:
     # Only the root's own names are looked at: groups, and cycles among them, are never entered.
-    size = os.stat(path).st_size
     for name in file:
         link = file.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -76,23 +142,7 @@ def _check_root(file: h5py.File, path: str) -> None:
         if file.get(name, getclass=True) is not h5py.Dataset:
             continue
         dataset = plain_dataset(file, name, path)
-        _check_dataset(dataset, name, path, size)
-
-
-def _check_dataset(dataset: h5py.Dataset, name: str, path: str, file_bytes: int) -> None:
-    plan = dataset.id.get_create_plist()
-    codes = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    strange = [code for code in codes if code not in _FILTERS]
-    if strange:
-        raise CubeUnsafeError(f"{path}: {name!r} is stored with filter {strange[0]}, which would load a plugin")
-    declared = int(np.prod([int(n) for n in dataset.shape or ()], dtype=object)) * dataset.dtype.itemsize
-    most = file_bytes * (_MOST_DEFLATED if 1 in codes else 1)
-    # A netCDF dimension without a variable holds no values.
-    is_dimension = dataset.ndim == 1 and dataset.is_scale and dataset.id.get_storage_size() == 0
-    if declared > most and not is_dimension:
-        raise CubeTooLargeError(f"{path}: {name!r} declares {words(declared)}, and the file has {words(file_bytes)}")
-    if dataset.chunks and int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize > _MOST_CHUNK:
-        raise CubeTooLargeError(f"{path}: one chunk of {name!r} has more than {words(_MOST_CHUNK)}")
-    if dataset.ndim in (3, 4) and not all(dataset.dims[axis] for axis in range(dataset.ndim)):
-        found: tuple[Any, ...] = tuple(scale[0].name if scale else "unnamed" for scale in dataset.dims)
-        raise CubeFormatError(f"{path}: layer {name!r} has dims {found}; wanted {WANTED}")
+        check_storage(dataset, f"{path}: {name!r}", size)
+        if dataset.ndim in (3, 4) and not all(dataset.dims[axis] for axis in range(dataset.ndim)):
+            found: tuple[Any, ...] = tuple(scale[0].name if scale else "unnamed" for scale in dataset.dims)
+            raise CubeFormatError(f"{path}: layer {name!r} has dims {found}; expected {WANTED}")

@@ -15,11 +15,14 @@ import numpy as np
 
 from icrkit._contract import AXES, check_levels, feature_dim, listed
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
+from icrkit.io._parsing import parse_json
 
 CONFIG_NAME = "cube.json"
 FORMAT = "icrkit-cube"
 VERSION = 1
 MOST_SHARDS = 1000
+# Of images, views or features: what Python's ranges can count.
+MOST = 1 << 60
 DTYPES = ("float16", "float32", "float64")
 # fsync costs 43 MB/s at 0.5 MiB a block and 257 at 16 (measured); beyond 64 MiB a kill would lose too much.
 TARGET_BLOCK_BYTES = 32 << 20
@@ -47,18 +50,21 @@ class Layout:
         counts = {"n_views": self.n_views, "n_images": self.n_images, "n_shards": self.n_shards}
         counts |= {f"features of layer {name!r}": d for name, d in self.layers.items()}
         for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
-                raise CubeFormatError(f"{name} is {count!r}; wanted a whole number of at least 1")
+            if type(count) is not int or not 1 <= count <= MOST:
+                raise CubeFormatError(f"{name} is {count!r}; expected a whole number from 1 to {MOST}")
         if not self.sigmas:
             raise CubeFormatError("sigmas is empty; a cube has at least one noise level")
         check_levels(np.array(self.sigmas, dtype=np.float64), "")
         if self.alphas is not None and len(self.alphas) != len(self.sigmas):
             raise CubeFormatError(f"{len(self.alphas)} alphas for {len(self.sigmas)} sigmas")
+        for name, value in {"attrs": self.attrs, "software": self.software}.items():
+            if not isinstance(value, dict):
+                raise CubeFormatError(f"{name} is a {type(value).__name__}; expected an object of names and values")
         if self.n_shards > min(self.n_images, MOST_SHARDS):
             raise CubeFormatError(f"{self.n_shards} shards for {self.n_images} images; at most {MOST_SHARDS}")
         if self.block_size == 0:
             object.__setattr__(self, "block_size", max(1, min(self.n_images, TARGET_BLOCK_BYTES // self.image_bytes)))
-        if not isinstance(self.block_size, int) or self.block_size < 1:
+        if type(self.block_size) is not int or not 1 <= self.block_size <= MOST:
             raise CubeFormatError(f"block_size is {self.block_size!r}; wanted images per block, at least 1")
 
     @property
@@ -151,7 +157,9 @@ class Layout:
                 attrs=content["attrs"],
                 software=content["software"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except CubeFormatError as error:
+            raise CubeFormatError(f"{path}: {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise CubeFormatError(f"{path} lacks or misstates {error}") from error
 
 
@@ -185,7 +193,7 @@ class Line:
     @classmethod
     def decode(cls, raw: bytes) -> Line:
         """Parse a line; ValueError when it is torn or something else."""
-        content = json.loads(raw)
+        content = parse_json(raw, "manifest line")
         if not isinstance(content, dict):
             raise ValueError("not an object")
         block, images, n_bytes, sha = (content.get(key) for key in ("block", "images", "bytes", "sha256"))
@@ -195,7 +203,9 @@ class Line:
             raise ValueError("not a manifest line")
         for values in (ids, labels):
             if values is not None and (not isinstance(values, list) or len(values) != images):
-                raise ValueError("as many ids and labels as images are wanted")
+                raise ValueError("expected as many ids and labels as images")
+            if values and (len({*map(type, values)}) > 1 or type(values[0]) not in (int, float, str)):
+                raise ValueError("expected ids and labels that are all integers, all floats or all text")
         return cls(int(block or 0), int(images or 0), int(n_bytes or 0), sha, ids, labels)
 
 
@@ -203,11 +213,10 @@ def read_layout(folder: Path) -> Layout:
     """Layout of the store in a folder."""
     path = folder / CONFIG_NAME
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise CubeFormatError(f"{folder} is no cube store: it has no {CONFIG_NAME}") from None
-    except ValueError as error:
-        raise CubeCorruptError(f"{path} is not JSON: {error}") from error
+    content = parse_json(raw, path)
     return Layout.from_dict(content, path)
 
 
@@ -228,7 +237,7 @@ def read_manifest(folder: Path, layout: Layout, shard: int) -> tuple[list[Line],
     for number, piece in enumerate(complete):
         try:
             line = Line.decode(piece)
-        except ValueError as error:
+        except (ValueError, CubeCorruptError) as error:
             if number == len(complete) - 1 and not rest:
                 break
             raise CubeCorruptError(

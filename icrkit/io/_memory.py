@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from icrkit.exceptions import CubeTooLargeError
+from icrkit.exceptions import CubeCorruptError, CubeTooLargeError
 
 
 def check_memory(n_bytes: int, what: str) -> None:
@@ -15,6 +15,14 @@ def check_memory(n_bytes: int, what: str) -> None:
             f"{what} needs {words(n_bytes)} and {words(free)} are free; take a slice of images, a level or a layer: "
             "cube.select(layer=..., sigma=...)[:1000]"
         )
+
+
+def check_declared(declared: int, held: int, what: str) -> None:
+    """Refuse what declares more bytes than it holds."""
+    if declared > held:
+        # Many times as much is an attack or a broken header, a little more is a copy that was cut short.
+        error = CubeTooLargeError if declared > 4 * max(held, 1 << 20) else CubeCorruptError
+        raise error(f"{what} declares {words(declared)} and holds {words(held)}")
 
 
 def free_bytes() -> int:

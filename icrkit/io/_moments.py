@@ -10,10 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from icrkit.exceptions import CubeCorruptError, CubeFormatError
+from icrkit.exceptions import CubeFormatError
 from icrkit.io._block import in_memory
 from icrkit.io._durable import new_file, write_all
-from icrkit.io._parts import plain_dataset
+from icrkit.io._hdf5 import open_hdf5, read_values
+from icrkit.io._parsing import parse_json, parsing
 from icrkit.io._sealed import check_seal, seal_file
 
 __all__ = ["read_moments", "write_moments"]
@@ -47,25 +48,21 @@ def read_moments(cls: type[Any], path: str | Path) -> Any:
     seal = check_seal(path)
     if seal is None or seal.kind != "moments":
         raise CubeFormatError(f"{path} is not a moments file, or lost its end, where the digest of one stands")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            if file.attrs.get("format") != _FORMAT:
-                raise CubeFormatError(f"{path} is no moments file")
-            plain = json.loads(file.attrs["fields"])
-            found: dict[str, Any] = {}
-            for field in dataclasses.fields(cls):
-                value = plain.get(field.name)
-                if isinstance(value, dict):
-                    found[field.name] = {key: _read(file, f"{field.name}.{key}", path) for key in value["keys"]}
-                elif field.name in plain:
-                    found[field.name] = tuple(value) if isinstance(value, list) else value
-                elif field.name in file or field.default_factory is dataclasses.MISSING:
-                    found[field.name] = _read(file, field.name, path)  # files of older versions lack some
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise error if isinstance(error, CubeCorruptError) else CubeCorruptError(f"{path}: {error}") from error
-    return cls(**found)
+    with open_hdf5(path) as file, parsing(path):
+        if file.attrs.get("format") != _FORMAT:
+            raise CubeFormatError(f"{path} is not a moments file")
+        plain = parse_json(file.attrs["fields"], path, "attribute fields")
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = plain.get(field.name)
+            if isinstance(value, dict):
+                found[field.name] = {key: _read(file, f"{field.name}.{key}", path) for key in value["keys"]}
+            elif field.name in plain:
+                found[field.name] = tuple(value) if isinstance(value, list) else value
+            elif field.name in file or field.default_factory is dataclasses.MISSING:
+                found[field.name] = _read(file, field.name, path)  # files of older versions lack some
+    with parsing(path):
+        return cls(**found)
 
 
 def _write(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:
@@ -76,7 +73,5 @@ def _write(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:
 
 
 def _read(file: h5py.File, name: str, path: str | Path) -> Any:
-    dataset = plain_dataset(file, name, str(path))
-    if h5py.check_string_dtype(dataset.dtype):
-        return np.array(dataset.asstr()[...].tolist())
-    return dataset[...]
+    values = read_values(file, name, str(path))
+    return np.array(values.tolist()) if values.dtype == object else values

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import xarray as xr
-
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError, MissingDependencyError
+from icrkit.exceptions import CubeFormatError
 from icrkit.io._foreign import open_foreign
 from icrkit.io._layout import CONFIG_NAME
 from icrkit.io._packed import open_packed, packed_part
 from icrkit.io._reader import check_mode, open_store
 from icrkit.io._tensors import open_numpy, open_safetensors, open_torch
+from icrkit.io._zarr import open_zarr
 
 __all__ = ["open_cube"]
 
 _HDF5 = (".h5", ".hdf5", ".nc", ".nc4")
+_TENSORS = {
+    ".npy": open_numpy, ".npz": open_numpy, ".pt": open_torch, ".pth": open_torch, ".safetensors": open_safetensors,
+}  # fmt: skip
 
 
 def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "digest") -> Cube:
@@ -78,27 +80,14 @@ def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "dige
         return Cube(open_store(path, allow_partial, verify))
     suffix = path.suffix.lower()
     if suffix == ".zarr":
-        return Cube(_open_zarr(path))
+        return Cube(open_zarr(path))
     if path.is_file() and suffix in _HDF5:
         part = packed_part(path)
         return Cube(open_foreign(path) if part is None else open_packed(path, part, verify))
-    if path.is_file() and suffix in (".npy", ".npz"):
-        return open_numpy(path)
-    if path.is_file() and suffix in (".pt", ".pth"):
-        return open_torch(path)
-    if path.is_file() and suffix == ".safetensors":
-        return open_safetensors(path)
+    if path.is_file() and suffix in _TENSORS:
+        return _TENSORS[suffix](path)
     if path.is_dir():
         raise CubeFormatError(f"{path} is a folder without {CONFIG_NAME}; wanted a cube store or .zarr")
     raise CubeFormatError(
         f"{path}: wanted a cube store (folder), {', '.join(_HDF5)}, .zarr, .npy, .npz, .safetensors or .pt"
     )
-
-
-def _open_zarr(path: Path) -> xr.Dataset:
-    try:
-        return xr.open_dataset(path, engine="zarr", cache=False, decode_times=False)
-    except ValueError as error:
-        if "unrecognized engine" in str(error):
-            raise MissingDependencyError(f"{path} needs zarr: pip install zarr") from error
-        raise CubeFormatError(f"{path}: {error}") from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import h5py
 import xarray as xr
 
 from icrkit.exceptions import CubeFormatError
+from icrkit.io._hdf5 import open_hdf5
 from icrkit.io._layout import Layout, Line
 from icrkit.io._pack import PACK_ATTRIBUTE
+from icrkit.io._parsing import parse_json, parsing
 from icrkit.io._parts import Part
 from icrkit.io._reader import lazy_dataset
 from icrkit.io._sealed import SEAL_BYTES, read_seal
@@ -30,10 +30,10 @@ def open_packed(path: Path, part: Part, verify: str) -> xr.Dataset:
     """Dataset of a packed file, lazily indexed."""
     if verify == "digest":
         part.check_digest()
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file, parsing(path, f"attribute {PACK_ATTRIBUTE}"):
         raw = file.attrs.get(PACK_ATTRIBUTE)
     if not isinstance(raw, str):
         raise CubeFormatError(f"{path} has no attribute {PACK_ATTRIBUTE}: it was not made by pack")
-    layout = Layout.from_dict(json.loads(raw), path)
+    layout = Layout.from_dict(parse_json(raw, path, f"attribute {PACK_ATTRIBUTE}"), path)
     whole = Part(part.path, 0, 0, Line(0, layout.n_images, part.line.n_bytes, part.line.sha256, None, None), part.tail)
     return lazy_dataset(path, layout, [whole], verify)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icrkit.exceptions import CubeCorruptError, CubeIncompleteError, CubeUnsafeError
+from icrkit.io._hdf5 import check_storage, open_hdf5, plain_dataset, read_values
 from icrkit.io._layout import Layout, Line
-
-Identity = tuple[str, int, int, int]
+from icrkit.io._parsing import parsing
+from icrkit.io._probe import Identity, identity_of
 
 _HASH_PIECE = 2 << 20
 # Between wanted images, reading on is cheaper than another call up to about this many bytes.
@@ -28,7 +29,7 @@ _PIECE_BYTES = 4 << 20
 _OPEN_FILES = 64
 
 _verified: set[tuple[Identity, str]] = set()
-_files: OrderedDict[Identity, h5py.File] = OrderedDict()
+_files: OrderedDict[tuple[str, Identity], h5py.File] = OrderedDict()
 _files_lock = threading.RLock()
 
 
@@ -48,7 +49,7 @@ class Part:
     def light(self) -> Part:
         """The part with a digest of its ids and labels in their place."""
         line = self.line
-        names = "" if line.ids is None else _names_digest(line.ids, line.labels)
+        names = "" if line.ids is None else names_digest(line.ids, line.labels)
         return replace(self, line=replace(line, ids=None, labels=None), names=names)
 
     @property
@@ -128,12 +129,14 @@ def read_part(
             first = int(rows[0])
             # Of the same rank as in the file, or HDF5 goes through the selection element by element: ten times slower.
             selection = np.s_[first : first + len(rows), view_box, level : level + 1, box]
-            variable.read_direct(out[:, :, np.newaxis], selection)
+            with parsing(part.path, f"layer {layer!r}"):
+                variable.read_direct(out[:, :, np.newaxis], selection)
             return
         row_bytes = (view_box.stop - view_box.start) * (box.stop - box.start) * variable.dtype.itemsize
         for begin, end in _runs(rows, row_bytes):
             first, last = int(rows[begin]), int(rows[end - 1])
-            span = variable[first : last + 1, view_box, level : level + 1, box][rows[begin:end] - first, :, 0]
+            with parsing(part.path, f"layer {layer!r}"):
+                span = variable[first : last + 1, view_box, level : level + 1, box][rows[begin:end] - first, :, 0]
             if view_pick is not None:
                 span = span[:, view_pick]
             out[begin:end] = span if pick is None else span[:, :, pick]
@@ -164,29 +167,26 @@ def _identity(path: str) -> Identity:
         stat = os.stat(path)
     except FileNotFoundError:
         raise CubeIncompleteError(f"{path} is missing; it was there when the cube was opened") from None
-    return (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return identity_of(stat)
 
 
 def _variable(part: Part, layout: Layout, layer: str) -> h5py.Dataset:
-    key = _identity(part.path)
+    key = (part.path, _identity(part.path))
     if key in _files:
         _files.move_to_end(key)
         return _files[key][layer]
-    try:
-        # No chunk cache: whole levels go from the file into the caller's array.
-        file = h5py.File(part.path, "r", rdcc_nbytes=0, locking=False)
-        _check_part(file, part, layout)
-    except (OSError, KeyError, RuntimeError) as error:
-        if isinstance(error, CubeCorruptError):
-            raise
-        raise CubeCorruptError(f"{part.path} (block {part.line.block}) cannot be parsed: {error}") from error
+    # No chunk cache: whole levels go from the file into the caller's array.
+    file = open_hdf5(part.path, rdcc_nbytes=0)
+    with parsing(part.path, f"block {part.line.block}"):
+        check_part(file, part, layout)
     _files[key] = file
     while len(_files) > _OPEN_FILES:
         _files.popitem(last=False)[1].close()
     return file[layer]
 
 
-def _check_part(file: h5py.File, part: Part, layout: Layout) -> None:
+def check_part(file: h5py.File, part: Part, layout: Layout) -> None:
+    """Refuse a part whose frame, ids or labels are not those of cube.json and the manifest."""
     for layer, size in layout.layers.items():
         variable = plain_dataset(file, layer, part.path)
         wanted = (part.line.images, layout.n_views, len(layout.sigmas), size)
@@ -197,40 +197,23 @@ def _check_part(file: h5py.File, part: Part, layout: Layout) -> None:
             )
         if variable.id.get_create_plist().get_nfilters():
             raise CubeUnsafeError(f"{part.path}: layer {layer!r} has a filter, and icrkit writes none")
-    if part.names and part.names != _names_digest(*names_in(file, part.path)):
+        check_storage(variable, f"{part.path}: layer {layer!r}", part.line.n_bytes)
+    if part.names and part.names != names_digest(*names_in(file, part)):
         raise CubeCorruptError(f"{part.path}: its image ids or labels are not those of the manifest")
 
 
-def plain_dataset(file: h5py.File, name: str, path: str) -> h5py.Dataset:
-    """Dataset of this name, held in this very file; links, virtual data and external storage are refused unopened."""
-    link = file.get(name, getlink=True)
-    if link is None:
-        raise CubeCorruptError(f"{path} has no variable {name!r}")
-    if not isinstance(link, h5py.HardLink):
-        raise CubeUnsafeError(f"{path}: {name!r} is a {type(link).__name__}, which leads outside; it was not followed")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise CubeCorruptError(f"{path}: {name!r} is not a variable")
-    if found.is_virtual or found.external:
-        raise CubeUnsafeError(f"{path}: the values of {name!r} lie in other files; they were not opened")
-    return found
-
-
-def names_in(file: h5py.File, path: str) -> tuple[list[Any], list[Any] | None]:
+def names_in(file: h5py.File, part: Part) -> tuple[list[Any], list[Any] | None]:
     """Image ids and labels of a part."""
-    labels = _values_in(file, "labels", path) if file.get("labels", getlink=True) is not None else None
-    return _values_in(file, "image", path), labels
+    n, path = part.line.images, part.path
+    with parsing(path, f"block {part.line.block}"):
+        has_labels = file.get("labels", getlink=True) is not None
+    labels = read_values(file, "labels", path, n).tolist() if has_labels else None
+    return read_values(file, "image", path, n).tolist(), labels
 
 
-def _names_digest(ids: list[Any], labels: list[Any] | None) -> str:
+def names_digest(ids: list[Any], labels: list[Any] | None) -> str:
+    """Digest of ids and labels."""
     return hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()
-
-
-def _values_in(file: h5py.File, name: str, path: str) -> list[Any]:
-    dataset = plain_dataset(file, name, path)
-    values = dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
-    listed: list[Any] = values.tolist()
-    return listed
 
 
 def _start_afresh() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from xarray.core import indexing
 
 from icrkit._contract import AXES, feature_dim
 from icrkit.exceptions import CubeFormatError, CubeIncompleteError, CubeTooLargeError
+from icrkit.io._hdf5 import open_hdf5
 from icrkit.io._layout import CONFIG_NAME, Layout, read_layout, read_manifest
 from icrkit.io._memory import check_memory, words
 from icrkit.io._parts import Part, names_in, read_part
@@ -114,8 +114,8 @@ def _ids_and_labels(layout: Layout, parts: list[Part], verify: str) -> tuple[NDA
 def _from_part(part: Part, verify: str) -> tuple[list[Any], list[Any] | None]:
     if verify == "digest":
         part.check_digest()
-    with h5py.File(part.path, "r", locking=False) as file:
-        return names_in(file, part.path)
+    with open_hdf5(part.path) as file:
+        return names_in(file, part)
 
 
 def _as_array(values: Sequence[Any]) -> NDArray[Any]:

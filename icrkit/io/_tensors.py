@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,12 @@ from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import (
     CubeCorruptError,
     CubeFormatError,
-    CubeTooLargeError,
     MissingDependencyError,
     UnsafeModelError,
 )
-from icrkit.io._memory import check_memory
+from icrkit.io._memory import check_declared, check_memory
+from icrkit.io._numpy import map_npy, npz_members, read_npz_member
+from icrkit.io._parsing import parse_json, parsing
 
 __all__ = ["open_numpy", "open_safetensors", "open_torch"]
 
@@ -30,21 +31,11 @@ _MOST_HEADER = 100 << 20
 
 def open_numpy(path: Path) -> Cube:
     """Cube of an .npy file (memory-mapped) or of an .npz file, whose keys are layers, sigmas, labels, image_ids."""
-    try:
-        if path.suffix == ".npy":
-            return _cube({"features": np.load(path, mmap_mode="r", allow_pickle=False)}, path)
-        with zipfile.ZipFile(path) as archive:
-            check_memory(sum(item.file_size for item in archive.infolist()), str(path))
-        with np.load(path, allow_pickle=False) as arrays:
-            return _cube({name: arrays[name] for name in arrays.files}, path)
-    except (CubeFormatError, CubeTooLargeError):
-        raise
-    except ValueError as error:
-        if "Object arrays" in str(error) or "Python objects" in str(error):
-            raise CubeFormatError(f"{path} holds objects; wanted float features (image, view, feature)") from error
-        raise CubeCorruptError(f"{path} cannot be read: {error}") from error
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise CubeCorruptError(f"{path} cannot be read: {error}") from error
+    if path.suffix.lower() == ".npy":
+        return _cube({"features": map_npy(path)}, path)
+    members = npz_members(path)
+    check_memory(sum(member.n_bytes for member in members.values()), str(path))
+    return _cube({name: read_npz_member(path, name, member) for name, member in members.items()}, path)
 
 
 def open_torch(path: Path) -> Cube:
@@ -55,21 +46,50 @@ def open_torch(path: Path) -> Cube:
         raise MissingDependencyError(f"{path} needs torch: pip install torch") from error
     import pickle
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeModelError(f"{path} holds more than tensors, and nothing of it was run: {error}") from error
-    except (RuntimeError, EOFError) as error:
-        raise CubeCorruptError(f"{path} cannot be read: {error}") from error
-    tensors = content if isinstance(content, Mapping) else {"features": content}
-    arrays = {}
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise CubeFormatError(f"{path}: {name!r} is a {type(tensor).__name__}; wanted tensors")
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise UnsafeModelError(f"{path}: {name!r} declares more values than the file holds")
-        arrays[str(name)] = to_numpy(tensor)
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _check_stored(path)
+    with parsing(path):
+        try:
+            # Of torch's older format, before 1.6, nothing can be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError as error:
+            raise UnsafeModelError(f"{path} holds more than tensors, and nothing of it was run: {error}") from error
+        tensors = content if isinstance(content, Mapping) else {"features": content}
+        arrays = {str(name): _plain(tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
     return _cube(arrays, path)
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive whose members are not as torch stores them: mapped, compressed bytes would pass for values."""
+    with parsing(path), zipfile.ZipFile(path) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise CubeFormatError(
+            f"{path}: {packed[0]!r} is compressed, which torch.save does not do; unpack the archive and zip it again "
+            "without compression (zip -0), or load and torch.save it"
+        )
+
+
+def _plain(tensor: Any, where: str) -> NDArray[Any]:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise CubeFormatError(f"{where} is a {type(tensor).__name__}; expected tensors")
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        kind = (
+            "nested"
+            if tensor.is_nested
+            else "quantized"
+            if tensor.is_quantized
+            else f"{tensor.layout}, {tensor.device}"
+        )
+        raise CubeFormatError(
+            f"{where} is not a plain tensor ({kind}); save tensor.to_dense(), .dequantize() or a padded tensor"
+        )
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise UnsafeModelError(f"{where} declares more values than the file holds")
+    return to_numpy(tensor)
 
 
 def open_safetensors(path: Path) -> Cube:
@@ -77,43 +97,48 @@ def open_safetensors(path: Path) -> Cube:
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, _MOST_HEADER):
-            raise CubeCorruptError(f"{path} is cut short, or is no safetensors file")
-        try:
-            header = json.loads(file.read(length))
-            arrays = {
-                name: _mapped(path, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CubeFormatError):
-                raise
-            raise CubeCorruptError(f"{path} is no safetensors file: {error}") from error
+        if size < 8 or length > min(size - 8, _MOST_HEADER):
+            raise CubeCorruptError(f"{path} is cut short, or is not a safetensors file")
+        header = parse_json(file.read(length), path, "header")
+    with parsing(path, "header"):
+        arrays = {
+            name: _mapped(path, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"
+        }
     return _cube(arrays, path)
 
 
 def _mapped(path: Path, entry: dict[str, Any], base: int, size: int) -> NDArray[Any]:
     begin, end = entry["data_offsets"]
-    shape = tuple(int(n) for n in entry["shape"])
+    shape = tuple(entry["shape"])
     code = entry["dtype"]
     if code not in (*_SAFETENSORS_DTYPES, "I64", "I32", "BF16"):
-        raise CubeFormatError(f"{path}: dtype {code}; wanted {', '.join(_SAFETENSORS_DTYPES)} or BF16")
+        raise CubeFormatError(f"{path}: dtype {code!r}; expected {', '.join(_SAFETENSORS_DTYPES)} or BF16")
     dtype = np.dtype({**_SAFETENSORS_DTYPES, "I64": "<i8", "I32": "<i4", "BF16": "<u2"}[code])
-    count = int(np.prod(shape, dtype=object))
-    if begin < 0 or end - begin != count * dtype.itemsize or base + end > size:
+    if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
+        raise CubeCorruptError(f"{path}: a tensor has the shape {shape} and the offsets {begin}, {end}")
+    count = math.prod(shape)
+    check_declared(count * dtype.itemsize, size, f"{path}: a tensor of shape {shape}")
+    if end - begin != count * dtype.itemsize or base + end > size:
         raise CubeCorruptError(f"{path}: a tensor of shape {shape} does not lie inside the file")
+    if not count:
+        return np.empty(shape, dtype)
     values: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=base + begin, shape=shape)
+    if code != "BF16":
+        return values
+    check_memory(8 * count, f"{path}: a tensor of shape {shape} in bfloat16")
     # A bfloat16 is the upper half of a float32.
-    return (values.astype(np.uint32) << 16).view(np.float32) if code == "BF16" else values
+    return (values.astype(np.uint32) << 16).view(np.float32)
 
 
 def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
+    arrays = dict(arrays)
     known: dict[str, Any] = {key: arrays.pop(key) for key in ("sigmas", "labels", "image_ids") if key in arrays}
     for name, array in arrays.items():
         if array.dtype.kind != "f":
-            raise CubeFormatError(f"{path}: layer {name!r} holds {array.dtype}; wanted float32, float64 or float16")
+            raise CubeFormatError(f"{path}: layer {name!r} holds {array.dtype}; expected float32, float64 or float16")
         if array.ndim == 2:
             arrays[name] = array[:, np.newaxis]
-    cube = from_arrays(arrays, **known)
-    data = cube.to_xarray()
+    with parsing(path, damaged=CubeFormatError):
+        data = from_arrays(arrays, **known).to_xarray()
     data.encoding["source"] = str(path)
     return Cube(data)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeIncompleteError
-from icrkit.io._layout import read_layout, read_manifest
-from icrkit.io._packed import packed_part
-from icrkit.io._parts import file_sha256
+from icrkit.exceptions import (
+    CubeCorruptError,
+    CubeFormatError,
+    CubeIncompleteError,
+    CubeTooLargeError,
+    CubeUnsafeError,
+)
+from icrkit.io._hdf5 import open_hdf5
+from icrkit.io._layout import CONFIG_NAME, Layout, read_layout, read_manifest
+from icrkit.io._packed import open_packed, packed_part
+from icrkit.io._parts import Part, check_part, file_sha256
 
 __all__ = ["verify"]
 
@@ -41,21 +49,31 @@ def verify(path: str | Path) -> int:
             raise CubeFormatError(f"{path} carries no digest: stores and files made by pack can be verified")
         if file_sha256(path, part.line.n_bytes) != part.line.sha256:
             raise CubeCorruptError(f"{path}: its bytes changed after they were written; pack the store again")
+        data = open_packed(path, part, "digest")
+        for layer in data.data_vars:
+            data[layer][:1, :1, :1, :1].values  # noqa: B018 (parses the frame of the layer)
         return 1
     layout = read_layout(path)
     bad: list[str] = []
     good = 0
+    known = {CONFIG_NAME}
     for shard in range(layout.n_shards):
+        known |= {layout.manifest_name(shard), layout.lock_name(shard)}
         for line in read_manifest(path, layout, shard)[0]:
             part_path = path / layout.part_name(shard, line.block)
-            if not part_path.exists():
-                bad.append(f"{part_path.name} (missing)")
-            elif part_path.stat().st_size != line.n_bytes:
-                bad.append(f"{part_path.name} ({part_path.stat().st_size} of {line.n_bytes} bytes)")
-            elif file_sha256(part_path) != line.sha256:
-                bad.append(f"{part_path.name} (bytes changed)")
+            known.add(part_path.name)
+            fault = _fault(Part(str(part_path), shard, 0, line), layout)
+            if fault:
+                bad.append(f"{part_path.name} ({fault})")
             else:
                 good += 1
+    strange = sorted(repr(item.name) for item in path.iterdir() if item.name not in known)
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        warnings.warn(
+            f"{path} holds files that no manifest names, and which were not looked at: {', '.join(strange[:5])}{more}",
+            stacklevel=2,
+        )
     total = sum(map(layout.n_blocks, range(layout.n_shards)))
     if bad:
         raise CubeCorruptError(
@@ -65,3 +83,20 @@ def verify(path: str | Path) -> int:
     if good < total:
         raise CubeIncompleteError(f"{path}: {good} of {total} blocks are there, all of them right")
     return good
+
+
+def _fault(part: Part, layout: Layout) -> str | None:
+    """What is wrong with a part: its bytes, its frame, or its ids and labels, which the manifest repeats."""
+    path, line = Path(part.path), part.line
+    if not path.exists():
+        return "missing"
+    if path.stat().st_size != line.n_bytes:
+        return f"{path.stat().st_size} of {line.n_bytes} bytes"
+    if file_sha256(path) != line.sha256:
+        return "bytes changed"
+    try:
+        with open_hdf5(path) as file:
+            check_part(file, part.light(), layout)
+    except (CubeCorruptError, CubeUnsafeError, CubeTooLargeError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None

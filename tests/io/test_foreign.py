@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def values() -> np.ndarray:
 
 @pytest.fixture
 def no_probe(monkeypatch: Any) -> None:
-    # The other process costs a second each time, and these files do parse.
+    # The other process costs a start, and these files do parse.
     monkeypatch.setattr(_foreign, "probe", lambda path: None)
 
 
@@ -82,7 +81,7 @@ class TestNetcdf:
 
     def test_dims_unnamed(self, tmp_path: Path, values: np.ndarray, no_probe: None) -> None:
         path = hdf5(tmp_path / "a.h5", lambda file: file.create_dataset("mid", data=values))
-        with pytest.raises(CubeFormatError, match=r"'mid' has dims \('unnamed', .*wanted \(image, view, sigma"):
+        with pytest.raises(CubeFormatError, match=r"'mid' has dims \('unnamed', .*expected \(image, view, sigma"):
             open_cube(path)
 
     def test_no_features_at_all(self, tmp_path: Path, no_probe: None) -> None:
@@ -98,20 +97,8 @@ class TestDamage:
         with pytest.raises(CubeCorruptError, match="cannot be parsed"):
             open_cube(path)
         path.write_bytes(b"")
-        with pytest.raises(CubeCorruptError, match="cannot be parsed"):
+        with pytest.raises(CubeCorruptError, match="not an HDF5 or NetCDF file"):
             open_cube(path)
-
-    def test_a_parser_that_spins_or_dies(self, tmp_path: Path, monkeypatch: Any) -> None:
-        path = tmp_path / "a.h5"
-        path.write_bytes(b"x")
-        monkeypatch.setattr(_foreign, "_PROBE", "while True: pass")
-        begin = time.perf_counter()
-        with pytest.raises(CubeCorruptError, match=r"took more than 0\.3 s"):
-            _foreign.probe(path, seconds=0.3)
-        assert time.perf_counter() - begin < 5
-        monkeypatch.setattr(_foreign, "_PROBE", "import os; os.kill(os.getpid(), 11)")
-        with pytest.raises(CubeCorruptError, match=r"died \(status -11\)"):
-            _foreign.probe(path)
 
 
 @pytest.mark.usefixtures("no_probe")

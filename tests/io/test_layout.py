@@ -83,7 +83,7 @@ class TestDigest:
     @pytest.mark.parametrize(
         ("raw", "error", "match"),
         [
-            ("{", CubeCorruptError, "not JSON"),
+            ("{", CubeCorruptError, r"cube\.json cannot be parsed: JSONDecodeError"),
             ("[]", CubeFormatError, "no icrkit cube"),
             ('{"format": "other"}', CubeFormatError, "no icrkit cube"),
             ('{"format": "icrkit-cube", "version": 2}', CubeFormatError, "version 2; this icrkit reads 1"),
