@@ -381,8 +381,10 @@ def _members_of(file: h5py.File, path: Path, key: str | None) -> tuple[dict[str,
 
     members = {}
     for name in group:
-        link, kind = group.get(name, getlink=True), group.get(name, getclass=True)
-        if not isinstance(link, h5py.HardLink):
+        link = group.get(name, getlink=True)
+        # Asking for what lies behind another link would open it.
+        kind = group.get(name, getclass=True) if isinstance(link, h5py.HardLink) else None
+        if kind is None:
             what = f"a {type(link).__name__}, which is not followed"
         elif kind is h5py.Dataset and group[name].shape is not None:
             members[name] = Member(group[name].shape, group[name].dtype, partial(load, name))

@@ -15,7 +15,7 @@ import numpy as np
 
 from icrkit._contract import AXES, check_levels, feature_dim, listed
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
-from icrkit.io._parsing import parse_json
+from icrkit.io._parsing import parsing
 
 CONFIG_NAME = "cube.json"
 FORMAT = "icrkit-cube"
@@ -193,7 +193,10 @@ class Line:
     @classmethod
     def decode(cls, raw: bytes) -> Line:
         """Parse a line; ValueError when it is torn or something else."""
-        content = parse_json(raw, "manifest line")
+        try:
+            content = json.loads(raw)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(content, dict):
             raise ValueError("not an object")
         block, images, n_bytes, sha = (content.get(key) for key in ("block", "images", "bytes", "sha256"))
@@ -216,8 +219,8 @@ def read_layout(folder: Path) -> Layout:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise CubeFormatError(f"{folder} is no cube store: it has no {CONFIG_NAME}") from None
-    content = parse_json(raw, path)
-    return Layout.from_dict(content, path)
+    with parsing(path):
+        return Layout.from_dict(json.loads(raw), path)
 
 
 def read_manifest(folder: Path, layout: Layout, shard: int) -> tuple[list[Line], int]:
@@ -237,7 +240,7 @@ def read_manifest(folder: Path, layout: Layout, shard: int) -> tuple[list[Line],
     for number, piece in enumerate(complete):
         try:
             line = Line.decode(piece)
-        except (ValueError, CubeCorruptError) as error:
+        except ValueError as error:
             if number == len(complete) - 1 and not rest:
                 break
             raise CubeCorruptError(

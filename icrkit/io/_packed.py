@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import xarray as xr
@@ -10,7 +11,7 @@ from icrkit.exceptions import CubeFormatError
 from icrkit.io._hdf5 import open_hdf5
 from icrkit.io._layout import Layout, Line
 from icrkit.io._pack import PACK_ATTRIBUTE
-from icrkit.io._parsing import parse_json, parsing
+from icrkit.io._parsing import parsing
 from icrkit.io._parts import Part
 from icrkit.io._reader import lazy_dataset
 from icrkit.io._sealed import SEAL_BYTES, read_seal
@@ -34,6 +35,7 @@ def open_packed(path: Path, part: Part, verify: str) -> xr.Dataset:
         raw = file.attrs.get(PACK_ATTRIBUTE)
     if not isinstance(raw, str):
         raise CubeFormatError(f"{path} has no attribute {PACK_ATTRIBUTE}: it was not made by pack")
-    layout = Layout.from_dict(parse_json(raw, path, f"attribute {PACK_ATTRIBUTE}"), path)
+    with parsing(path, f"attribute {PACK_ATTRIBUTE}"):
+        layout = Layout.from_dict(json.loads(raw), path)
     whole = Part(part.path, 0, 0, Line(0, layout.n_images, part.line.n_bytes, part.line.sha256, None, None), part.tail)
     return lazy_dataset(path, layout, [whole], verify)

@@ -46,15 +46,14 @@ def probe(path: str | os.PathLike[str], group: str = "") -> None:
     """
     path = os.path.abspath(path)
     key = (identity_of(os.stat(path)), group)
-    if key in _sound:
-        return
-    with _lock:
-        is_sound = _prober().ask({"path": path, "group": group})
-    if not is_sound:
+    if key not in _parsed:
+        with _lock:
+            is_sound = _prober().ask({"path": path, "group": group})
+        if len(_parsed) >= _MOST_REMEMBERED:
+            _parsed.clear()
+        _parsed[key] = is_sound
+    if not _parsed[key]:
         raise CubeCorruptError(f"{path} cannot be parsed: the HDF5 library does not end, or dies; the file is damaged")
-    if len(_sound) >= _MOST_REMEMBERED:
-        _sound.clear()
-    _sound.add(key)
 
 
 class _Prober:
@@ -112,7 +111,8 @@ class _Prober:
                 pipe.close()
 
 
-_sound: set[tuple[Identity, str]] = set()
+# Whether the process that parsed it lived to say so.
+_parsed: dict[tuple[Identity, str], bool] = {}
 _lock = threading.Lock()
 _running: _Prober | None = None
 

@@ -122,7 +122,10 @@ def _as_array(values: Sequence[Any]) -> NDArray[Any]:
     kinds = {type(value) for value in values}
     if not kinds <= {int} and not kinds <= {str} and not kinds <= {float}:
         raise CubeFormatError(f"ids and labels are all integers, all floats or all text, not {kinds}")
-    return np.array(values)
+    array = np.array(values)
+    if array.dtype.kind not in "iufU":
+        raise CubeFormatError("ids and labels hold integers beyond 64 bits")
+    return array
 
 
 class _StoredLayer(BackendArray):

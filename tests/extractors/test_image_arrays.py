@@ -28,7 +28,7 @@ def garments() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the other process that parses an HDF5 file first: it takes a third of a second."""
-    monkeypatch.setattr("icrkit_extractors._image_arrays.probe", lambda path: None)
+    monkeypatch.setattr("icrkit.io._hdf5.probe", lambda path, group: None)
 
 
 def write_idx(path: Path, array: np.ndarray, opener=open) -> Path:
@@ -231,7 +231,7 @@ def test_truncated_arrays(tmp_path, photos, garments):
         file["images"] = photos
     for name in ("a.npy", "a.npz", "images-idx3-ubyte", "images-idx3-ubyte.gz"):
         cut(tmp_path / name)
-        with pytest.raises(ValueError, match=rf"{name}.*damaged"):
+        with pytest.raises(ValueError, match=rf"{name}.*(damaged|cannot be parsed)"):
             open_images(tmp_path / name)
     cut(tmp_path / "a.h5")
     with pytest.raises(CubeCorruptError, match=r"a\.h5"):
@@ -244,7 +244,7 @@ def test_damaged_npz_and_idx(tmp_path, photos, garments):
         raw = bytearray((tmp_path / "a.npz").read_bytes())
         raw[len(raw) // 2] ^= 1
         (tmp_path / "a.npz").write_bytes(raw)
-        with pytest.raises(ValueError, match=r"a\.npz, array 'images' is damaged: "):
+        with pytest.raises(ValueError, match=r"a\.npz, array 'images' cannot be parsed: "):
             open_images(tmp_path / "a.npz")
     path = write_idx(tmp_path / "b.gz", garments[0], gzip.open)
     raw = bytearray(path.read_bytes())
@@ -274,7 +274,7 @@ def test_small_files_that_declare_much(tmp_path, monkeypatch):
     with pytest.raises(CubeTooLargeError, match=r"a\.h5, array 'images' declares"):
         open_images(tmp_path / "a.h5", key="images")
     zarr.create_array(tmp_path / "a.zarr", shape=(1 << 30, 3, 8, 8), chunks=(1 << 22, 3, 8, 8), dtype="u1")
-    with pytest.raises(CubeTooLargeError, match="one chunk has more than"):
+    with pytest.raises(CubeTooLargeError, match="one chunk declares 805 MB"):
         open_images(tmp_path / "a.zarr")
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 3, 8, 8), np.uint8))
     monkeypatch.setattr("icrkit_extractors._image_arrays.free_bytes", lambda: 10_000)
@@ -320,7 +320,7 @@ def test_zarr_that_runs_code_is_refused(tmp_path):
     (path / "0.0.0").write_bytes(pickle.dumps(Trap()))
     for hostile in ({"filters": [{"id": "pickle"}]}, {"compressor": {"id": "pickle"}}, {"dtype": "|O"}):
         (path / ".zarray").write_text(json.dumps(about | hostile))
-        with pytest.raises(ValueError, match=r"a\.zarr cannot be opened as zarr"):
+        with pytest.raises(ValueError, match=r"a\.zarr cannot be parsed"):
             open_images(path)[:]
     assert not (tmp_path / "sprung").exists()
     (path / ".zarray").write_text(json.dumps(about))
