@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from icrkit._arrays import missing, to_column
 from icrkit.exceptions import CubeFormatError
 
 AXES = ("image", "view", "sigma")
@@ -21,12 +23,15 @@ SIGMA_TOLERANCE = 1e-6
 
 def as_dataset(data: Any) -> xr.Dataset:
     if isinstance(data, xr.Dataset):
+        for variable in data.data_vars.values():
+            with_known_sizes(variable)
         return data
     if not isinstance(data, xr.DataArray):
         raise CubeFormatError(
             f"Cube takes an xarray.Dataset or DataArray with dims {WANTED}, not {type(data).__name__}; arrays go "
             "through from_arrays or from_rows, files through open_cube"
         )
+    data = with_known_sizes(data)
     name = "features" if data.name is None else str(data.name)
     dataset = data.rename(name).to_dataset()
     # The extraction's attributes describe the cube as a whole.
@@ -50,9 +55,14 @@ def checked(dataset: xr.Dataset, source: str | None) -> xr.Dataset:
         variable = dataset[name].variable
         out[str(name)] = _layer_variable(str(name), variable, where)
     sizes = {dim: size for variable in out.values() for dim, size in variable.sizes.items()}
-    image = dataset.coords["image"].values if "image" in dataset.coords else np.arange(sizes["image"])
-    check_ids(np.asarray(image), where)
-    keep = {name: coord.variable for name, coord in coords.items() if set(coord.dims) <= {"image", "sigma"}}
+    image = ids_of(dataset)
+    check_ids(image, where)
+    # An index of several levels is taken apart: its levels stay as coordinates.
+    keep = {
+        name: xr.Variable(coord.dims, coord.variable.data, coord.attrs, coord.encoding)
+        for name, coord in coords.items()
+        if set(coord.dims) <= {"image", "sigma"}
+    }
     if "sigma" in dataset.coords:
         sigma = np.atleast_1d(np.asarray(dataset.coords["sigma"].values, dtype=np.float64))
     elif sizes["sigma"] == 1:
@@ -74,6 +84,7 @@ def _layer_variable(name: str, variable: xr.Variable, where: str) -> xr.Variable
             + (f"; {', '.join(absent)} missing: rename with .rename(old='{absent[0]}')" if absent else "")
         )
     stored = is_stored(variable)
+    variable = decoded(name, variable)
     check_dtype(variable.dtype, name, where, stored)
     order = [dim for dim in (*AXES, features[0]) if dim in found]
     if list(found) != order:
@@ -84,6 +95,61 @@ def _layer_variable(name: str, variable: xr.Variable, where: str) -> xr.Variable
     if "sigma" not in found:
         data = indexing.LazilyIndexedArray(_OneLevel(variable)) if stored else variable.data[:, :, np.newaxis]
     return xr.Variable((*AXES, feature_dim(name)), data, variable.attrs, variable.encoding, fastpath=True)
+
+
+def with_known_sizes(array: xr.DataArray) -> xr.DataArray:
+    """The array, with its length found out where dask does not know it: after a selection by a mask of its own."""
+    if any(size != size for size in array.shape):
+        array.data.compute_chunk_sizes()  # in place; it computes the selection, and keeps nothing of it
+    return array
+
+
+def ids_of(data: xr.Dataset | xr.DataArray) -> NDArray[Any]:
+    """Id of each image: row numbers where there are none, and for an index of several levels these joined by "/"."""
+    if "image" not in data.coords:
+        return np.arange(data.sizes["image"])
+    ids = to_column(data.coords["image"].values, "image ids")
+    if ids.dtype == object and all(isinstance(one, tuple) for one in ids):
+        return np.array(["/".join(map(str, one)) for one in ids])
+    return ids
+
+
+def decoded(name: str, variable: xr.Variable) -> xr.Variable:
+    """The variable, with the fill value that its attributes name as NaN, as xarray's own readers have it by default."""
+    if not {"_FillValue", "missing_value", "scale_factor", "add_offset"} & set(variable.attrs):
+        return variable
+    return xr.decode_cf(xr.Dataset({name: variable}), decode_times=False, decode_coords=False)[name].variable
+
+
+def warn_if_swapped(array: NDArray[Any], name: str = "X") -> None:
+    """Warn of unnamed axes (image, view, feature) that look like another order: more views than images or features.
+
+    Few images of more views than features are believed, where views do not differ from each other as features would.
+    """
+    n, v, d = array.shape
+    if min(n, v, d) < 1 or n < 2:
+        return
+    what = "images" if v > n else "features" if v > d and (v >= _MANY_VIEWS or _views_differ_most(array)) else ""
+    if what:
+        warnings.warn(
+            f"{name} is read as {n} images x {v} views x {d} features, with more views than {what}: are its axes in "
+            "another order? They are (image, view, feature): numpy.moveaxis brings them there, and names leave no "
+            "doubt, xarray.DataArray(X, dims=('image', 'view', 'feature')), which is read without this warning.",
+            stacklevel=3,
+        )
+
+
+# More views than anybody takes by accident of a small example.
+_MANY_VIEWS = 32
+
+
+@np.errstate(all="ignore")  # whether values are finite is for the pass to find
+def _views_differ_most(array: NDArray[Any]) -> bool:
+    """Whether what all images have in one view differs from view to view more than images differ from each other."""
+    sample = array[:: max(1, len(array) // 256)].astype(np.float64)
+    means = sample.mean(axis=1), sample.mean(axis=0)
+    of_images, of_views = (float(np.square(mean - mean.mean(axis=0)).sum() / (len(mean) - 1)) for mean in means)
+    return len(sample) * of_views > 2 * sample.shape[1] * of_images
 
 
 def is_stored(variable: xr.Variable) -> bool:
@@ -125,6 +191,12 @@ def check_dtype(dtype: np.dtype[Any], name: str, where: str, stored: bool) -> No
 
 
 def check_ids(ids: NDArray[Any], where: str) -> None:
+    absent = np.flatnonzero(missing(ids))
+    if absent.size:
+        raise CubeFormatError(
+            f"image ids are missing{where}: {absent.size} of {ids.size}, the first at row {absent[0]}; every image "
+            "needs an id"
+        )
     comparable = ids.astype(str) if ids.dtype == object else ids
     values, counts = np.unique(comparable, return_counts=True)
     repeated = values[counts > 1]

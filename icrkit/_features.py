@@ -7,20 +7,30 @@ pass that reads them.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from icrkit._arrays import n_axes, to_numpy
+from icrkit._contract import decoded, ids_of, is_stored, warn_if_swapped, with_known_sizes
 from icrkit.cube import Cube, from_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
 
-__all__ = ["Features", "as_features", "check_views", "labelled_like", "n_levels", "split_levels", "unit_rows"]
+__all__ = [
+    "Features",
+    "as_features",
+    "check_dtype",
+    "check_views",
+    "labelled_like",
+    "n_levels",
+    "split_levels",
+    "unit_rows",
+]
 
 DIMS = ("image", "view", "feature")
 
@@ -41,6 +51,8 @@ class Features:
         For messages: layer, level and file.
     normalize : {None, "l2"}
         Scale every feature vector to unit length as it is read.
+    watch : callable, optional
+        Shown (first image, block) of every block that `blocks` gives.
     """
 
     array: Any
@@ -48,6 +60,7 @@ class Features:
     views_ordered: bool = True
     name: str = "X"
     normalize: str | None = None
+    watch: Callable[[int, NDArray[Any]], None] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,7 +84,7 @@ class Features:
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Images [start, stop) as an ndarray (n, n_views, n_features) of `dtype`."""
-        block = np.asarray(self.array[start:stop]).astype(self.dtype, copy=False)
+        block = to_numpy(self.array[start:stop], self.name).astype(self.dtype, copy=False)
         if self.normalize == "l2":
             block = unit_rows(block, self.name)
         return block
@@ -81,7 +94,18 @@ class Features:
         n, v, d = self.shape
         step = max(1, target_bytes // (v * d * self.dtype.itemsize))
         for start in range(0, n, step):
-            yield start, self.read(start, min(start + step, n))
+            block = self.read(start, min(start + step, n))
+            if self.watch is not None:
+                self.watch(start, block)
+            yield start, block
+
+    def watched(self, watch: Callable[[int, NDArray[Any]], None]) -> Features:
+        """The features, whose blocks somebody else is shown; those in memory, which passes may read anyhow, at once."""
+        if not self.in_memory:
+            return dataclasses.replace(self, watch=watch)
+        for start, block in self.blocks():
+            watch(start, block)
+        return self
 
     def view(self, number: int) -> Features:
         """One view of each image, as features with one view."""
@@ -117,9 +141,14 @@ class Features:
         if first is not None:
             image, view, feature, value = first
             raise NonFiniteError(
-                f"{self.name}: {count} of {int(np.prod(self.shape))} features are NaN or inf; the first is "
+                f"{self.name}: {count} of {int(np.prod(self.shape))} features are missing, NaN or inf; the first is "
                 f"{value} at image {image}, view {view}, feature {feature}. Drop those images or repair the extraction."
             )
+
+    def check_finite(self, block: NDArray[Any]) -> None:
+        """Raise with the place of the first NaN or infinity where a block or result of these features holds any."""
+        if not np.isfinite(block).all():
+            self.raise_non_finite()
 
 
 def check_views(views: str | int, n_views: int) -> None:
@@ -184,12 +213,16 @@ def as_features(
         raise TypeError("the features themselves are needed: moments do not suffice")
     if isinstance(X, Features):
         found = X
-    elif isinstance(X, Cube):
-        found = _from_dataarray(X.level())
+    elif isinstance(X, Cube | xr.Dataset):
+        found = _from_dataarray((X if isinstance(X, Cube) else Cube(X)).level())
     elif isinstance(X, xr.DataArray):
         found = _from_dataarray(X)
+    elif type(X).__module__.startswith("dask.") and X.ndim == 3:
+        found = _from_dataarray(xr.DataArray(X, dims=DIMS))  # which stays lazy
     else:
-        found = _from_array(_as_numpy(X), n_views, groups)
+        found = _from_array(to_numpy(X), n_views, groups)
+        if n_axes(X) == 3 and min_images > 1 and min_views > 1:
+            warn_if_swapped(found.array)
     n, v, d = found.shape
     if d < 1:
         raise NotEnoughDataError(
@@ -203,6 +236,11 @@ def as_features(
             "differs between views of one image. Extract with n_views=2 or more."
         )
     return dataclasses.replace(found, normalize=normalize or found.normalize)
+
+
+def single_rows(rows: NDArray[Any]) -> Features:
+    """Rows that stand for themselves: each an image of one view."""
+    return Features(rows[:, None], np.arange(len(rows)))
 
 
 def n_levels(X: Any) -> NDArray[np.float64] | None:
@@ -229,11 +267,13 @@ def labelled_like(X: Any, result: NDArray[Any]) -> Any:
     source = X.level() if isinstance(X, Cube) else X
     if "sigma" in source.dims:
         source = source.isel(sigma=0)
-    coords = {name: value for name, value in source.coords.items() if "feature" not in value.dims}
+    of_features = [name for name, value in source.coords.items() if "feature" in value.dims]
+    coords = source.coords.to_dataset().drop_vars(of_features).coords
     return xr.DataArray(result, dims=DIMS, coords=coords, name=source.name, attrs=dict(source.attrs))
 
 
 def _from_dataarray(array: xr.DataArray) -> Features:
+    array = with_known_sizes(array)
     if "sigma" in array.dims and array.sizes["sigma"] == 1:
         array = array.isel(sigma=0)
     if set(array.dims) != set(DIMS):
@@ -241,29 +281,24 @@ def _from_dataarray(array: xr.DataArray) -> Features:
             f"dims {tuple(map(str, array.dims))} found, {DIMS} wanted"
             + (": choose one level with .isel(sigma=...) or SelectLevel" if "sigma" in array.dims else "")
         )
-    _check_dtype(array.dtype, str(array.name or "X"))
-    array = array.transpose(*DIMS)
-    ids = np.asarray(array["image"]) if "image" in array.coords else np.arange(array.sizes["image"])
     name = str(array.name or "X")
-    if "sigma" in array.coords:
+    variable = decoded(name, array.variable).transpose(*DIMS)
+    check_dtype(variable.dtype, name, in_memory=not is_stored(variable))
+    # A variable that is already in memory is read as an ndarray: slicing a DataArray costs more than the arithmetic.
+    data: Any = to_numpy(variable, name) if variable._in_memory else variable
+    if data.dtype == object:
+        raise CubeFormatError(f"{name} has dtype object, which is not numbers throughout; pass a float array")
+    if "sigma" in array.coords and not np.isnan(float(array["sigma"])):
         name += f" at sigma {float(array['sigma']):.4g}"
     if array.encoding.get("source"):
         name += f" in {array.encoding['source']}"
-    # A variable that is already in memory is read as an ndarray: slicing a DataArray costs more than the arithmetic.
-    data = array.variable if not array.variable._in_memory else array.to_numpy()
-    return Features(data, ids, bool(array.attrs.get("views_ordered", True)), name)
-
-
-def _as_numpy(X: Any) -> NDArray[Any]:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        X = X.float().numpy() if X.dtype == torch.bfloat16 else X.numpy()
-    return np.asarray(X)
+    return Features(data, ids_of(array), bool(array.attrs.get("views_ordered", True)), name)
 
 
 def _from_array(array: NDArray[Any], n_views: int | None, groups: Any) -> Features:
-    _check_dtype(array.dtype, "X", in_memory=True)
+    check_dtype(array.dtype)
+    if array.dtype == object:
+        raise CubeFormatError("X has dtype object, which is not numbers throughout; pass a float array")
     if array.ndim == 3:
         if groups is not None:
             raise CubeFormatError("groups go with 2-D rows; this X is already (image, view, feature)")
@@ -288,13 +323,12 @@ def _from_array(array: NDArray[Any], n_views: int | None, groups: Any) -> Featur
     return Features(shaped, np.arange(len(shaped)))
 
 
-def _check_dtype(dtype: np.dtype[Any], name: str, *, in_memory: bool = False) -> None:
+def check_dtype(dtype: np.dtype[Any], name: str = "X", *, in_memory: bool = True) -> None:
+    """Refuse what is not real numbers; integers too, in a file; objects are for the caller to look at."""
     if dtype.kind == "c":
         raise CubeFormatError(f"{name}: Complex data not supported; features are real numbers")
-    if dtype.kind == "f" or (in_memory and dtype.kind in "iub"):
+    if dtype.kind == "f" or (in_memory and dtype.kind in "iubO"):
         return
-    if in_memory and dtype.kind == "O":
-        raise CubeFormatError(f"{name} has dtype object: its rows may differ in length; pass a float array")
     raise CubeFormatError(f"{name} has dtype {dtype}; features must be float16, float32 or float64")
 
 

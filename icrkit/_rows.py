@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from icrkit._arrays import missing, to_column, to_numpy
 from icrkit._contract import WANTED
 from icrkit.exceptions import CubeFormatError
-
-
-def to_numpy(given: Any) -> NDArray[Any]:
-    torch = sys.modules.get("torch")  # never imported for the user
-    if torch is not None and isinstance(given, torch.Tensor):
-        given = given.detach().cpu()
-        if given.dtype == torch.bfloat16:  # numpy has none; float32 holds every value of it
-            given = given.float()
-        return np.asarray(given.numpy())
-    return np.asarray(given)
 
 
 def layers_and_levels(
@@ -31,10 +21,10 @@ def layers_and_levels(
         layers = {"features": layers}
     if not layers:
         raise CubeFormatError("a cube needs at least one layer: from_arrays({'mid': array})")
-    levels = None if sigmas is None else np.atleast_1d(np.asarray(sigmas, dtype=np.float64))
+    levels = None if sigmas is None else np.atleast_1d(to_numpy(sigmas, "sigmas").astype(np.float64))
     arrays: dict[str, NDArray[Any]] = {}
     for name, given in layers.items():
-        array = to_numpy(given)
+        array = to_numpy(given, f"layer {name!r}")
         if array.ndim == 3:
             array = array[:, :, np.newaxis, :]
         if array.ndim != 4:
@@ -79,8 +69,34 @@ def labels_by_image(labels: NDArray[Any], order: NDArray[np.intp], ids: NDArray[
         wanted = f"({len(order)},) by row or ({len(ids)},) by image"
         raise CubeFormatError(f"labels has shape {labels.shape}; wanted {wanted}")
     table = labels[order].reshape(len(ids), n_views)
-    differ = np.flatnonzero((table != table[:, :1]).any(axis=1))
+    absent = missing(table)
+    some = np.flatnonzero(absent.any(axis=1) & ~absent.all(axis=1))
+    if some.size:
+        raise CubeFormatError(
+            f"missing label of image {ids[some[0]].item()!r}: its rows have {table[some[0]].tolist()}; {some.size} "
+            "images have a label in some rows and none in others"
+        )
+    differ = np.flatnonzero(((table != table[:, :1]) & ~absent).any(axis=1))
     if differ.size:
         image, found = ids[differ[0]].item(), table[differ[0]].tolist()
         raise CubeFormatError(f"rows of image {image!r} have different labels: {found}")
     return table[:, 0]
+
+
+def image_of_rows(groups: Any, n_rows: int) -> NDArray[Any]:
+    """The image of each row, of one type that can be sorted; none may be missing."""
+    images = to_column(groups, "groups")
+    if images.shape != (n_rows,):
+        raise CubeFormatError(f"groups has shape {images.shape}; wanted ({n_rows},), the image of each row")
+    absent = np.flatnonzero(missing(images) | (images == np.inf if images.dtype.kind == "f" else False))
+    if absent.size:
+        raise CubeFormatError(
+            f"groups holds NaN, None or infinity at {absent.size} of {n_rows} rows, the first is row {absent[0]}. "
+            "Leave those rows out."
+        )
+    if images.dtype == object:
+        words = np.array([str(image) for image in images])
+        if len(np.unique(words)) < len(set(images.tolist())):
+            raise CubeFormatError("groups holds different values that read the same, such as 1 and '1': use one type")
+        return words
+    return images

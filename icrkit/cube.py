@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from icrkit._arrays import missing, to_column, to_numpy
 from icrkit._contract import (
     AXES,
     SIGMA_TOLERANCE,
@@ -24,8 +25,9 @@ from icrkit._contract import (
     image_rows,
     listed,
     source_of,
+    warn_if_swapped,
 )
-from icrkit._rows import common_count, labels_by_image, layers_and_levels, to_numpy
+from icrkit._rows import common_count, image_of_rows, labels_by_image, layers_and_levels
 from icrkit.exceptions import CubeFormatError
 
 __all__ = ["Cube", "from_arrays", "from_rows"]
@@ -218,7 +220,7 @@ class Cube:
                     raise CubeFormatError(f"no layer {name!r}{self._where()}; its layers are {', '.join(self.layers)}")
             data = data[names]
         if sigma is not None:
-            wanted = np.atleast_1d(np.asarray(sigma, dtype=np.float64))
+            wanted = np.atleast_1d(to_numpy(sigma, "sigma").astype(np.float64))
             levels = self.sigmas
             data = data.isel(sigma=[find_level(levels, float(s), tolerance, self._where()) for s in wanted])
         return Cube._wrap(data, self._source)
@@ -269,7 +271,10 @@ class Cube:
         )
         lines.append(f"  sigmas: {listed(self.sigmas)}")
         if "labels" in self._data.coords:
-            lines.append(f"  labels: {len(np.unique(self._data['labels'].values))} different")
+            labels = to_column(self._data["labels"].values, "labels")
+            absent = missing(labels)
+            without = f", {int(absent.sum())} images without" if absent.any() else ""
+            lines.append(f"  labels: {len(set(labels[~absent].tolist()))} different{without}")
         if self._data.attrs:
             known = ", ".join(f"{key}={_short(value)}" for key, value in list(self._data.attrs.items())[:8])
             lines.append(f"  attrs: {known}{', ...' if len(self._data.attrs) > 8 else ''}")
@@ -316,13 +321,21 @@ def from_arrays(
     (4, 2, 1, 8)
     """
     arrays, levels = layers_and_levels(layers, sigmas)
+    for name, array in arrays.items():
+        warn_if_swapped(array[:, :, 0], f"layer {name!r}")
+    return _of_arrays(arrays, levels, labels, image_ids, attrs)
+
+
+def _of_arrays(
+    arrays: Mapping[str, NDArray[Any]], levels: NDArray[np.float64], labels: Any, image_ids: Any, attrs: Any
+) -> Cube:
     n_images = next(iter(arrays.values())).shape[0]
     coords: dict[Hashable, Any] = {"sigma": levels}
     for key, given_coord in (("image", image_ids), ("labels", labels)):
         if given_coord is not None:
-            values = to_numpy(given_coord)
+            what = "image_ids" if key == "image" else "labels"
+            values = to_column(given_coord, what)
             if values.shape != (n_images,):
-                what = "image_ids" if key == "image" else "labels"
                 raise CubeFormatError(f"{what} has shape {values.shape}; wanted ({n_images},), one for each image")
             coords[key] = ("image", values)
     variables = {name: ((*AXES, feature_dim(name)), array) for name, array in arrays.items()}
@@ -374,7 +387,7 @@ def from_rows(
     if rows.ndim != 2:
         raise CubeFormatError(f"X has shape {rows.shape}; wanted (row, feature); arrays by view: from_arrays")
     n_rows, width = rows.shape
-    given_labels = None if labels is None else to_numpy(labels)
+    given_labels = None if labels is None else to_column(labels, "labels")
     if groups is None:
         if n_views is None:
             raise CubeFormatError("which rows are views of one image? Give groups= (image of each row) or n_views=")
@@ -382,22 +395,15 @@ def from_rows(
             raise CubeFormatError(f"{n_rows} rows are not a whole number of images of {n_views} views; give groups=")
         order, ids, attrs = np.arange(n_rows), np.arange(n_rows // n_views), {}
     else:
-        images = to_numpy(groups)
-        if images.shape != (n_rows,):
-            raise CubeFormatError(f"groups has shape {images.shape}; wanted ({n_rows},), the image of each row")
-        if images.dtype == object:
-            images = np.array([str(image) for image in images])
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            raise CubeFormatError(f"groups holds NaN at row {int(np.flatnonzero(~np.isfinite(images))[0])}")
+        images = image_of_rows(groups, n_rows)
         ids, inverse, counts = np.unique(images, return_inverse=True, return_counts=True)
         n_views = common_count(ids, counts, n_views)
         order, attrs = np.argsort(inverse, kind="stable"), {"views_ordered": False}
     if given_labels is not None:
         given_labels = labels_by_image(given_labels, order, ids, n_views)
     ordered = rows if groups is None else rows[order]
-    return from_arrays(
-        ordered.reshape(len(ids), n_views, width), sigmas=sigma, labels=given_labels, image_ids=ids, attrs=attrs
-    )
+    arrays, levels = layers_and_levels(ordered.reshape(len(ids), n_views, width), sigma)
+    return _of_arrays(arrays, levels, given_labels, ids, attrs)
 
 
 def _from(source: str | None) -> str:

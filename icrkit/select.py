@@ -6,9 +6,11 @@ from typing import Any, Self
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from icrkit._arrays import missing, n_axes, to_column, to_numpy
 from icrkit._features import Features, as_features, labelled_like
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
@@ -18,12 +20,32 @@ __all__ = ["MeanViews", "PerView", "SelectLevel"]
 
 def _images(X: Any) -> Features:
     """Features of one image or more; rows without images are refused, as their mean over views is not defined."""
-    if getattr(X, "ndim", 3) == 2 and not isinstance(X, xr.DataArray):
+    if not isinstance(X, Cube | xr.DataArray | xr.Dataset) and n_axes(X) == 2:
         raise CubeFormatError(
-            f"X has shape {X.shape}; (image, view, feature) is wanted here. Rows become a cube with "
+            f"X has shape {to_numpy(X).shape}; expected (image, view, feature). Rows become a cube with "
             "from_rows(X, groups=...)"
         )
     return as_features(X, min_views=1, min_images=1)
+
+
+def _finite_rows(features: Features) -> NDArray[Any]:
+    """Every view of every image as a row."""
+    block = features.read()
+    features.check_finite(block)
+    return block.reshape(-1, block.shape[2])
+
+
+def _targets(y: Any, n_images: int) -> NDArray[Any]:
+    """Labels or other targets, one per image; none may be missing."""
+    targets = to_column(y, "y")
+    if len(targets) != n_images:
+        raise CubeFormatError(f"y has {len(targets)} entries, and X has {n_images} images")
+    absent = np.flatnonzero(missing(targets).reshape(n_images, -1).any(axis=1))
+    if absent.size:
+        raise CubeFormatError(
+            f"y is missing for {absent.size} of {n_images} images, the first is number {absent[0]}; leave them out"
+        )
+    return targets
 
 
 class _CubeStep(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
@@ -114,7 +136,12 @@ class MeanViews(
                 f"X has {features.shape[2]} features, but MeanViews is expecting {self.n_features_in_} features "
                 "as input"
             )
-        return np.concatenate([block.mean(axis=1) for _, block in features.blocks()])
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+            rows = np.concatenate(
+                [block.mean(axis=1, dtype=np.float64).astype(block.dtype) for _, block in features.blocks()]
+            )
+        features.check_finite(rows)
+        return rows
 
 
 class PerView(_CubeStep):
@@ -155,8 +182,8 @@ class PerView(_CubeStep):
         """
         features = _images(X)
         n, v, d = features.shape
-        labels = None if y is None else np.repeat(np.asarray(y), v, axis=0)
-        self.transformer_ = clone(self.transformer).fit(features.read().reshape(n * v, d), labels)
+        labels = None if y is None else np.repeat(_targets(y, n), v, axis=0)
+        self.transformer_ = clone(self.transformer).fit(_finite_rows(features), labels)
         self.n_features_in_ = d
         return self
 
@@ -164,8 +191,8 @@ class PerView(_CubeStep):
         """(image, view, n_out): a DataArray for cubes and DataArrays, else an ndarray."""
         check_is_fitted(self, "transformer_")
         features = _images(X)
-        n, v, d = features.shape
-        rows = np.asarray(self.transformer_.transform(features.read().reshape(n * v, d)))
+        n, v, _ = features.shape
+        rows = np.asarray(self.transformer_.transform(_finite_rows(features)))
         if rows.ndim != 2 or len(rows) != n * v:
             raise CubeFormatError(
                 f"{type(self.transformer).__name__} gave shape {rows.shape} for {n * v} rows; one row each is wanted"

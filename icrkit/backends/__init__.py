@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from icrkit._features import Features, as_features, n_levels, split_levels
+from icrkit._repeats import RepeatTracker
 from icrkit.backends import _numpy
+from icrkit.cube import Cube
 from icrkit.exceptions import NonFiniteError
 from icrkit.linalg import SpdFactor
 from icrkit.moments import MAX_ERROR, Moments, fold_of_images
@@ -47,6 +50,7 @@ def moments_of(
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', not {dtype!r}")
     if operator.index(n_folds) < 0:
         raise ValueError(f"n_folds must be 0 (no folds) or more, not {n_folds}")
+    X = Cube(X) if isinstance(X, xr.Dataset) else X
     levels = n_levels(X)
     if levels is not None:
         parts = [
@@ -55,6 +59,15 @@ def moments_of(
         ]
         return Moments.stack(parts, "sigma", levels)
     features = as_features(X, n_views=n_views, groups=groups, normalize=normalize, min_views=min_views)
+    if features.watch is not None:  # somebody sees to repeats: these are a part of the images
+        return _moments_of(features, n_folds, dtype, random_state)
+    repeats = RepeatTracker(features.shape[0], features.shape[2])
+    moments = _moments_of(features.watched(repeats.add), n_folds, dtype, random_state)
+    repeats.warn(features.image_ids)
+    return moments
+
+
+def _moments_of(features: Features, n_folds: int, dtype: str, random_state: int) -> Moments:
     folds = fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None
     make = PASSES["numpy"]
     products = dtype

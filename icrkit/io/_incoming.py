@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from icrkit._rows import to_numpy
+from icrkit._arrays import missing, to_column, to_numpy
 from icrkit.exceptions import CubeFormatError, NonFiniteError
 from icrkit.io._layout import Layout
 
@@ -19,7 +19,7 @@ def checked_features(layout: Layout, features: Mapping[str, ArrayLike], ids: lis
         raise CubeFormatError(f"layers given: {sorted(features)}; the store has {sorted(layout.layers)}")
     arrays = {}
     for name, d in layout.layers.items():
-        array = to_numpy(features[name])
+        array = to_numpy(features[name], f"layer {name!r}")
         if array.ndim == 3 and len(layout.sigmas) == 1:
             array = array[:, :, np.newaxis, :]
         wanted = (len(ids), layout.n_views, len(layout.sigmas), d)
@@ -52,7 +52,7 @@ def _check_finite(layout: Layout, name: str, array: NDArray[Any], ids: list[Any]
 
 def levels_of(values: ArrayLike) -> tuple[float, ...]:
     """Noise levels as float64, exactly as JSON will keep them."""
-    return tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=np.float64)))
+    return tuple(float(value) for value in np.atleast_1d(to_numpy(values, "sigmas").astype(np.float64)))
 
 
 def dtype_name(dtype: Any) -> str:
@@ -65,11 +65,15 @@ def dtype_name(dtype: Any) -> str:
 
 def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
     """Ids or labels as a list of Python integers, floats or text."""
-    array = to_numpy(values)
-    if array.dtype == object and all(isinstance(value, str) for value in array.ravel()):
-        array = array.astype(str)
+    array = to_column(values, what)
     if array.ndim != 1 or (n is not None and len(array) != n):
         raise CubeFormatError(f"{what} has shape {array.shape}; wanted ({'n' if n is None else n},)")
+    absent = np.flatnonzero(missing(array))
+    if absent.size:
+        raise CubeFormatError(
+            f"{what}: {absent.size} of {len(array)} are missing, the first is number {absent[0]} of this call. "
+            + ("Give images without a label a class of their own, or none." if what == "labels" else "Give each an id.")
+        )
     if array.dtype.kind in "iub":
         if array.size and int(array.max()) > np.iinfo(np.int64).max:
             raise CubeFormatError(f"{what} beyond int64")

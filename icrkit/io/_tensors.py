@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icrkit._rows import to_numpy
+from icrkit._arrays import to_numpy
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import (
     CubeCorruptError,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from icrkit._features import Features, as_features, check_views, labelled_like
+from icrkit._arrays import n_axes, to_numpy
+from icrkit._features import Features, as_features, check_dtype, check_views, labelled_like, single_rows
 from icrkit._variation import of_rows
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
@@ -52,7 +53,7 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
             features = as_features(X, groups=groups, **needs)
             self._check_n_features_of(features.shape[2], reset=reset)
             return features
-        X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2)
+        X = self._table(X, reset=reset, min_rows=2)
         if groups is None and len(X) < min_images * (n_views or 2):
             images = "an image" if min_images == 1 else "two images"
             raise ValueError(f"n_samples={len(X)} rows are fewer than {images} of n_views={n_views} rows")
@@ -61,11 +62,20 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
     def _row_features(self, X: Any, *, reset: bool, min_images: int = 2) -> Features:
         """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
         if is_table(X):
-            X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=min_images)
-            return Features(X[:, None], np.arange(len(X)))
+            return single_rows(self._table(X, reset=reset, min_rows=min_images))
         features = as_features(X, min_views=1, min_images=min_images)
         self._check_n_features_of(features.shape[2], reset=reset)
         return features
+
+    def _table(self, X: Any, *, reset: bool, min_rows: int = 1) -> NDArray[Any]:
+        """Rows (row, feature) of a table, and its number and names of features noted; values are for the pass."""
+        rows = to_numpy(X)
+        check_dtype(rows.dtype)
+        kinds = (np.float64, np.float32)
+        rows = check_array(rows, dtype=kinds, ensure_min_samples=min_rows, ensure_all_finite=False, estimator=self)
+        named = X if hasattr(X, "columns") and len(X.columns) == rows.shape[1] else rows
+        validate_data(self, named, reset=reset, skip_check_array=True)
+        return np.asarray(rows)
 
     def _check_n_features_of(self, n_features: int, *, reset: bool) -> None:
         # The wording is scikit-learn's, for 3-D input that its own check does not take.
@@ -105,12 +115,15 @@ class FeatureTransformer(
         """
         check_is_fitted(self)
         if is_table(X):
-            rows = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+            rows = self._table(X, reset=False)
+            single_rows(rows).check_finite(rows)
             return _wrap_data_with_container("transform", self._transform_rows(rows), X, self)
         features = as_features(X, min_views=1, min_images=1)
         self._check_n_features_of(features.shape[2], reset=False)
         n, v, d = features.shape
-        result = self._transform_rows(features.read().reshape(n * v, d)).reshape(n, v, -1)
+        block = features.read()
+        features.check_finite(block)
+        result = self._transform_rows(block.reshape(n * v, d)).reshape(n, v, -1)
         return labelled_like(X, result)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
@@ -463,9 +476,9 @@ class Comparison(FromMoments):
 
 def is_table(X: Any) -> bool:
     """Whether X goes through scikit-learn's own checks: anything but labelled or 3-D features."""
-    if isinstance(X, Cube | xr.DataArray | Features | Moments):
+    if isinstance(X, Cube | xr.DataArray | xr.Dataset | Features | Moments):
         return False
-    return (getattr(X, "ndim", None) or 2) < 3
+    return n_axes(X) < 3
 
 
 def labelled_features(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
@@ -477,8 +490,10 @@ def labelled_features(X: Any, y: Any) -> tuple[Features, NDArray[Any]]:
 def row_features(X: Any, min_images: int = 2) -> Features:
     """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
     if is_table(X):
-        rows = np.asarray(X)
+        rows = to_numpy(X)
         X = rows[:, None] if rows.ndim == 2 else rows
+    elif isinstance(X, xr.DataArray) and set(X.dims) == {"image", "feature"}:
+        X = X.expand_dims("view")
     return as_features(X, min_views=1, min_images=min_images)
 
 
@@ -542,8 +557,8 @@ def image_labels(X: Any, y: Any, n_images: int) -> NDArray[Any]:
     """Labels, one an image: ``y``, or those that the cube carries; checked."""
     if y is None and isinstance(X, Cube):
         y = X.labels
-    elif y is None and isinstance(X, xr.DataArray) and "labels" in X.coords:
-        y = X["labels"].to_numpy()
+    elif y is None and isinstance(X, xr.DataArray | xr.Dataset) and "labels" in X.coords:
+        y = X["labels"]
     if y is None:
         raise CubeFormatError("requires y to be passed, but the target y is None and X carries no labels")
     return checked_labels(y, n_images)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from icrkit._arrays import missing, to_column
 from icrkit._features import Features, unit_rows
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 
@@ -64,19 +65,13 @@ def checked_labels(y: Any, n_images: int) -> NDArray[Any]:
     ValueError
         Labels are not one to an image; one is NaN, None or infinite; they are continuous, or of mixed types.
     """
-    labels = np.asarray(column_or_1d(y, warn=True))
+    labels = to_column(column_or_1d(to_column(y, "y"), warn=True), "y")
     check_consistent_length(np.empty(n_images), labels)
-    if labels.dtype == object:
-        from pandas import isna  # slow to import, and seldom needed
-
-        absent = isna(labels)
-    else:
-        absent = ~np.isfinite(labels) if labels.dtype.kind == "f" else labels != labels  # NaT differs from itself
-    bad = np.flatnonzero(absent)
+    bad = np.flatnonzero(missing(labels) | (np.isinf(labels) if labels.dtype.kind == "f" else False))
     if bad.size:
         raise ValueError(
-            f"Input y contains NaN, None or infinity: {bad.size} of {n_images} labels, the first is {labels[bad[0]]} "
-            f"at number {bad[0]}. Leave those images out."
+            f"Input y contains NaN, None or infinity: {bad.size} of {n_images} labels are missing, the first is "
+            f"{labels[bad[0]]} at number {bad[0]}. Leave those images out."
         )
     check_classification_targets(labels)
     return labels

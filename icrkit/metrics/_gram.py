@@ -11,14 +11,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
 
+from icrkit._arrays import to_numpy
 from icrkit._features import Features, as_features
+from icrkit._repeats import RepeatTracker
 from icrkit._variation import variation_of
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, symmetric_from_lower
@@ -206,13 +208,15 @@ def gram_matrix(
     total = np.zeros((n * v + v - 1,) * 2)
     constant, no_residual = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     chunk = _chunk(features, products) if chunk is None else chunk
-    for start, rows, scale, degenerate in _row_chunks(features, products, chunk):
+    repeats = RepeatTracker(n, d)
+    for start, rows, scale, degenerate in _row_chunks(features, products, chunk, watch=repeats.add_features):
         here = slice(start, start + rows.shape[1])
         constant[here], no_residual[here] = degenerate
         _add_product(total, rows, rows, scale * scale, lower=True)
     _refuse_overflow(total.diagonal(), features)
     if total.diagonal().max() < 1e-290 and not constant.all():
         raise DegenerateFeaturesError(f"{features.name}: squares of the features underflow; scale them up")
+    repeats.warn(features.image_ids)
     return Gram(
         symmetric_from_lower(total, total),
         np.array(n),
@@ -236,16 +240,22 @@ def _chunk(features: Features, products: str) -> int:
 
 
 def _row_chunks(
-    features: Features, products: str, chunk: int, dropped: Images | None = None
+    features: Features,
+    products: str,
+    chunk: int,
+    dropped: Images | None = None,
+    watch: Callable[[int, NDArray[np.floating]], None] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.floating], float, _Degenerate]]:
     """(first feature, rows, scale, degenerate) over all features: `Gram` has the products of rows times scale.
 
-    The columns of ``dropped`` features are zero.
+    The columns of ``dropped`` features are zero. ``watch`` is shown each chunk as it was read.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     lengths = _lengths(features, chunk) if features.normalize == "l2" else None
     for start, block in _columns(features, chunk):
+        if watch is not None:
+            watch(start, block)
         rows, exponent, degenerate = _image_rows(block, lengths, products, features.views_ordered)
         _refuse_overflow(rows, features)
         if dropped is not None:
@@ -281,7 +291,7 @@ def _columns(features: Features, chunk: int) -> Iterator[tuple[int, NDArray[np.f
     """(first feature, block (n_images, n_views, chunk)) over all features, as they are stored."""
     step = chunk if isinstance(features.array, np.ndarray) else chunk * _CHUNKS_A_READ
     for start in range(0, features.shape[2], step):
-        read = np.asarray(features.array[:, :, start : start + step]).astype(features.dtype, copy=False)
+        read = to_numpy(features.array[:, :, start : start + step], features.name).astype(features.dtype, copy=False)
         for first in range(0, read.shape[2], chunk):
             yield start + first, read[:, :, first : first + chunk]
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from icrkit._arrays import to_numpy
 from icrkit._features import Features, as_features, unit_rows
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.metrics._base import MomentsEstimator, is_table
@@ -520,7 +521,7 @@ class ICREstimator(MomentsEstimator):
 
 def _more_features_than_rows(X: Any) -> bool:
     if is_table(X):
-        shape: tuple[int, ...] = getattr(X, "shape", ())
+        shape = to_numpy(X).shape
         return len(shape) == 2 and shape[1] > shape[0]
     n, v, d = as_features(X, min_views=0, min_images=0).shape
     return d > n * v

@@ -6,6 +6,7 @@ The paired tests are those of the jackknife over folds of images (:mod:`icrkit.m
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -18,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from icrkit._arrays import to_column
 from icrkit._features import Features, as_features
 from icrkit._progress import progress_bar
+from icrkit._repeats import RepeatTracker
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotComputedWarning
@@ -412,7 +415,10 @@ class _Level:
     def _read(self, keys: set[Any], dtype: str) -> dict[Any, Any]:
         """Moments of each kind, or the reason why there are none, from one pass over the features."""
         found: dict[Any, Any] = {}
+        repeats, start = RepeatTracker(self._features.shape[0], self._features.shape[2]), 0
         for part in _parts(self._features):
+            repeats.add(start, part.read())  # which is in memory
+            start, part = start + part.shape[0], dataclasses.replace(part, watch=_seen_already)
             rows = "float64"
             for key in sorted(keys, key=lambda key: key != "folds"):
                 if isinstance(found.get(key), Exception):
@@ -426,6 +432,7 @@ class _Level:
                     raise
                 except Exception as error:
                     found[key] = error.with_traceback(None)
+        repeats.warn(self._features.image_ids)
         if self._drop_constant and isinstance(whole := found.get("folds"), Moments):
             try:
                 varying = without_constant(whole)
@@ -438,6 +445,10 @@ class _Level:
             self.images = self.images[0], varying.n_features
             found["folds"] = varying
         return found
+
+
+def _seen_already(start: int, block: Any) -> None:
+    """Repeats are looked for in all parts together."""
 
 
 def _moments_key(estimator: Any, metric: Metric) -> Any:
@@ -502,7 +513,7 @@ def _labels(cubes: Mapping[str, Cube], labels: Any) -> dict[str, Any]:
     found = {}
     for name, cube in cubes.items():
         own = given.get(name)
-        labels_of = cube.labels if own is None else np.asarray(own)
+        labels_of = cube.labels if own is None else to_column(own, f"labels of {name}")
         if labels_of is not None and labels_of.shape != (cube.n_images,):
             raise ValueError(f"labels of {name} have shape {labels_of.shape}; wanted ({cube.n_images},)")
         found[name] = labels_of
