@@ -73,7 +73,11 @@ def to_column(given: Any, what: str) -> NDArray[Any]:
     absent = missing(array)
     there = array[~absent]
     if all(isinstance(value, str) for value in there.flat):
-        return np.where(absent, None, array) if absent.any() else array.astype(str)
+        if not absent.any():
+            return array.astype(str)
+        array = array.copy()
+        array[absent] = None
+        return array
     if not absent.any():
         for kinds, dtype in (((bool, np.bool_), bool), ((int, np.integer), np.int64), ((float, np.floating), float)):
             if all(isinstance(value, kinds) and (dtype is bool or _is_number(value)) for value in there.flat):

@@ -33,7 +33,7 @@ def as_dataset(data: Any) -> xr.Dataset:
         )
     data = with_known_sizes(data)
     name = "features" if data.name is None else str(data.name)
-    dataset = data.rename(name).to_dataset()
+    dataset: xr.Dataset = data.rename(name).to_dataset()
     # The extraction's attributes describe the cube as a whole.
     dataset.attrs = dict(data.attrs)
     dataset[name].encoding = dict(data.encoding)
@@ -97,7 +97,7 @@ def _layer_variable(name: str, variable: xr.Variable, where: str) -> xr.Variable
     return xr.Variable((*AXES, feature_dim(name)), data, variable.attrs, variable.encoding, fastpath=True)
 
 
-def with_known_sizes(array: xr.DataArray) -> xr.DataArray:
+def with_known_sizes(array: Any) -> Any:
     """The array, with its length found out where dask does not know it: after a selection by a mask of its own."""
     if any(size != size for size in array.shape):
         array.data.compute_chunk_sizes()  # in place; it computes the selection, and keeps nothing of it
@@ -118,7 +118,8 @@ def decoded(name: str, variable: xr.Variable) -> xr.Variable:
     """The variable, with the fill value that its attributes name as NaN, as xarray's own readers have it by default."""
     if not {"_FillValue", "missing_value", "scale_factor", "add_offset"} & set(variable.attrs):
         return variable
-    return xr.decode_cf(xr.Dataset({name: variable}), decode_times=False, decode_coords=False)[name].variable
+    dataset: xr.Dataset = xr.decode_cf(xr.Dataset({name: variable}), decode_times=False, decode_coords=False)
+    return dataset[name].variable
 
 
 def warn_if_swapped(array: NDArray[Any], name: str = "X") -> None:
@@ -149,7 +150,7 @@ def _views_differ_most(array: NDArray[Any]) -> bool:
     sample = array[:: max(1, len(array) // 256)].astype(np.float64)
     means = sample.mean(axis=1), sample.mean(axis=0)
     of_images, of_views = (float(np.square(mean - mean.mean(axis=0)).sum() / (len(mean) - 1)) for mean in means)
-    return len(sample) * of_views > 2 * sample.shape[1] * of_images
+    return bool(len(sample) * of_views > 2 * sample.shape[1] * of_images)
 
 
 def is_stored(variable: xr.Variable) -> bool:

@@ -218,7 +218,7 @@ def as_features(
     elif isinstance(X, xr.DataArray):
         found = _from_dataarray(X)
     elif type(X).__module__.startswith("dask.") and X.ndim == 3:
-        found = _from_dataarray(xr.DataArray(X, dims=DIMS))  # which stays lazy
+        found = _from_dataarray(xr.DataArray(X, dims=DIMS, name="X"))  # which stays lazy
     else:
         found = _from_array(to_numpy(X), n_views, groups)
         if n_axes(X) == 3 and min_images > 1 and min_views > 1:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["RepeatTracker"]
 
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, and without pattern: 2^64 over the golden ratio
 _CHUNK_BYTES = 256 << 10  # stays in the second-level cache
 
 
@@ -51,8 +52,11 @@ class RepeatTracker:
     def warn(self, image_ids: NDArray[Any]) -> None:
         """Warn once of all images whose digest is that of an earlier image; zeros are counted apart."""
         n = len(self._digests)
+        in_order = np.sort(self._digests)
+        if (in_order[1:] != in_order[:-1]).all():
+            return
         _, first, inverse = np.unique(self._digests, return_index=True, return_inverse=True)
-        if len(first) in (1, n):  # of one and the same image in all rows, whoever needs a scatter says more
+        if len(first) == 1:  # of one and the same image in all rows, whoever needs a scatter says more
             return
         zero = np.flatnonzero(self._digests == 0)
         if len(zero) < 2:
@@ -78,9 +82,10 @@ class RepeatTracker:
 
 
 def _weighted(bits: NDArray[np.uint64], weights: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # A product carries upwards only: what lies in the high bits is folded into the low ones first.
-    mixed = bits >> np.uint64(32)
-    mixed ^= bits
+    # A product carries upwards only, and floats often end in zeros: one product spreads the bits, and the high ones are
+    # folded into the low ones, before the sum.
+    mixed = bits * _SPREAD
+    mixed ^= mixed >> np.uint64(32)
     return np.asarray(np.einsum("nd,d->n", mixed, weights[: mixed.shape[1]]))
 
 

@@ -91,8 +91,8 @@ def image_of_rows(groups: Any, n_rows: int) -> NDArray[Any]:
     absent = np.flatnonzero(missing(images) | (images == np.inf if images.dtype.kind == "f" else False))
     if absent.size:
         raise CubeFormatError(
-            f"groups holds NaN, None or infinity at {absent.size} of {n_rows} rows, the first is row {absent[0]}. "
-            "Leave those rows out."
+            f"groups holds None, infinity or NaN at row {absent[0]}, and in {absent.size} of {n_rows} rows: leave "
+            "those rows out"
         )
     if images.dtype == object:
         words = np.array([str(image) for image in images])

@@ -62,7 +62,9 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
     def _row_features(self, X: Any, *, reset: bool, min_images: int = 2) -> Features:
         """Features for a metric of single rows: those of a table stand for themselves, each an image of one view."""
         if is_table(X):
-            return single_rows(self._table(X, reset=reset, min_rows=min_images))
+            features = single_rows(self._table(X, reset=reset, min_rows=min_images))
+            features.check_finite(features.array)  # a comparison reads its reference only when there is another set
+            return features
         features = as_features(X, min_views=1, min_images=min_images)
         self._check_n_features_of(features.shape[2], reset=reset)
         return features

@@ -70,7 +70,7 @@ def checked_labels(y: Any, n_images: int) -> NDArray[Any]:
     bad = np.flatnonzero(missing(labels) | (np.isinf(labels) if labels.dtype.kind == "f" else False))
     if bad.size:
         raise ValueError(
-            f"Input y contains NaN, None or infinity: {bad.size} of {n_images} labels are missing, the first is "
+            f"Input y contains NaN, None or infinity: {bad.size} of {n_images} labels, the first is "
             f"{labels[bad[0]]} at number {bad[0]}. Leave those images out."
         )
     check_classification_targets(labels)

@@ -792,6 +792,14 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         other._judge(self._readings)
         return other
 
+    @property
+    def sizes(self) -> CourseSizes:
+        """Images, views, and features by layer, of the last checkpoint that was fitted."""
+        check_is_fitted(self, "curve_")
+        last = self._readings.readings[-1][:, 0]
+        widths = {str(layer): one.icr.n_features for layer, one in zip(self.curve_["layer"].values, last, strict=True)}
+        return CourseSizes(last[0].icr.n_images, last[0].icr.n_views, widths)
+
     def _judge(self, read: _Readings) -> None:
         """Find the turns."""
         curve, steps = read.curve, read.steps
@@ -818,6 +826,14 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         self.turned_at_ = None if judged.turn.at is None else int(steps[judged.turn.at])
         self.fall_, self.fall_interval_ = judged.fall, (judged.low, judged.high)
         self.relative_fall_ = judged.fall / judged.best if judged.best > 0 else float("nan")
+
+
+class CourseSizes(NamedTuple):
+    """Of the cubes of a course."""
+
+    n_images: int
+    n_views: int
+    n_features: dict[str, int]
 
 
 class _Readings(NamedTuple):

@@ -156,7 +156,7 @@ class Course:
     @classmethod
     def of(
         cls,
-        cubes: Iterable[Cube | tuple[int, Cube]],
+        cubes: TrainingCourse | Iterable[Cube | tuple[int, Cube]],
         criterion: str = "information",
         layer: str | None = None,
         sigma: float | None = None,
@@ -169,8 +169,10 @@ class Course:
 
         Parameters
         ----------
-        cubes : iterable of Cube, or of (step, Cube)
-            Of the same images under the same draws, in ascending order of steps; a cube alone must know its step.
+        cubes : iterable of Cube, or of (step, Cube), or a fitted TrainingCourse
+            Of the same images under the same draws, in ascending order of steps; a cube alone must know its step. A
+            fitted course is taken as it is, with its own criterion, layer and level. It no longer contains the cubes,
+            and so neither their attributes nor the numbers recorded there.
         criterion : {"information", "icr"}
             What calls the turn; the other is shown beside it.
         layer, sigma : str, float, optional
@@ -207,6 +209,8 @@ class Course:
         >>> Course.of(cubes).headline
         'Information was highest at step 200 and has fallen by 22% since'
         """
+        if isinstance(cubes, TrainingCourse):
+            return cls._of_fitted(cubes)
         checkpoints = list(cubes)
         # The criterion is checked by the first fit.
         reads = TrainingCourse(criterion, layer, sigma, warm_up=warm_up, drop_constant=drop_constant)
@@ -228,6 +232,12 @@ class Course:
             attrs=alike,
             series=tuple(_recorded(held, steps, alike)),
         )
+
+    @classmethod
+    def _of_fitted(cls, course: TrainingCourse) -> Self:
+        sizes = course.sizes
+        other = course.with_criterion(TERMS[course.criterion].other)
+        return cls(course, other.by_level_, sizes.n_images, sizes.n_views, sizes.n_features, attrs={})
 
     def with_series(self, *series: Series) -> Self:
         """The same course with other numbers of its checkpoints beside it, in place of those recorded in the cubes."""

@@ -91,6 +91,11 @@ class Sweep:
         >>> Sweep.of(cube).headline
         'Layer features is cleanest at noise level σ = 0.1'
         """
+        if not isinstance(cube, Cube):
+            raise TypeError(
+                f"Sweep.of takes a Cube, not {type(cube).__name__}; of a fitted window give the cube again, from which "
+                "the spectrum of its best level is read: Sweep.of(cube, criterion=window.criterion)"
+            )
         window = SemanticWindow(layer=layer, criterion=criterion).fit(cube)
         return cls(
             window=window,
