@@ -440,4 +440,7 @@ def _next(facts: Sequence[Mapping[str, Any]], out: str) -> list[str]:
     where = printable(shlex.quote(out))
     if len(facts) > 2:
         return [f"next: icrkit course {where}"]
-    return [f"next: icrkit sweep {printable(shlex.quote(fact['path']))}" for fact in facts]
+    # A sweep needs levels between others.
+    command = "sweep" if len(facts[0]["sigmas"]) > 2 else "score" if len(facts) == 1 else "compare"
+    paths = facts[:1] if command == "sweep" else facts
+    return [f"next: icrkit {command} {' '.join(printable(shlex.quote(fact['path'])) for fact in paths)}"]

@@ -52,7 +52,7 @@ def test_a_cube_from_a_shell_is_the_one_from_python(images, pictures, tmp_path):
     result = icrkit(*NET, *given)
     assert result.exit_code == 0, result.output
     assert (
-        "24 images x 2 views x 2 levels, mid (64 features)" in result.stdout and "next: icrkit sweep" in result.stdout
+        "24 images x 2 views x 2 levels, mid (64 features)" in result.stdout and "next: icrkit score" in result.stdout
     )
     cube, wanted = open_cube(out), by_hand(pictures)
     np.testing.assert_array_equal(cube["mid"].values, wanted["mid"].values)
@@ -453,7 +453,7 @@ def test_what_to_do_next_is_what_can_be_done(images, tmp_path):
     one = icrkit(*what, "--out", tmp_path / "one view.cube", "--n-views", 1, "--quiet")
     assert one.exit_code == 0 and "next:" not in one.stdout  # sweep needs two
     two = icrkit(*what, "--out", tmp_path / "two views.cube", "--quiet")
-    assert f"next: icrkit sweep '{tmp_path / 'two views.cube'}'" in two.stdout
+    assert f"next: icrkit score '{tmp_path / 'two views.cube'}'" in two.stdout  # one level: sweep needs three
     for step in (1, 2, 3):
         (tmp_path / f"net-{step}.npz").write_bytes(Path(WEIGHTS).read_bytes())
     several = [part for step in (1, 2, 3) for part in ("--checkpoint", tmp_path / f"net-{step}.npz")]

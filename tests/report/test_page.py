@@ -93,7 +93,7 @@ def test_page_of_a_course(course: Course, samples: Samples, tmp_path: Path) -> N
     for layer, sigma in (("mid", 0.1), ("mid", 0.3), ("up", 0.1), ("up", 0.3)):
         for row in course.rows(layer, sigma):
             assert f"{row['information']:.2f}" in words and f"{row['icr_low']:.3f}–{row['icr_high']:.3f}" in words
-    assert "held-out loss" in words and "a rule & more" in words and "Expansion" in words
+    assert "held-out loss" in words and "a rule & more. Chosen, not drawn." in words and "Expansion" in words
     for thing in ("a rise of ICR alone may be a false stop", "At low noise", "one reading is not the network"):
         assert thing in words
     assert text.count("<polyline") == 4  # each layer and level as a line
