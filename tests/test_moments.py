@@ -273,7 +273,7 @@ def test_load_refuses_another_file(tmp_path):
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["x"] = 1
-    with pytest.raises(CubeFormatError, match=r"other\.h5 is no moments file"):
+    with pytest.raises(CubeFormatError, match=r"other\.h5 is not a moments file"):
         Moments.load(path)
     path.write_bytes(b"not HDF5")
     with pytest.raises(OSError, match=r"other\.h5"):

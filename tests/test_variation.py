@@ -13,6 +13,7 @@ import icrkit as ik
 from icrkit._features import Features
 from icrkit._variation import VariationTracker
 from icrkit.exceptions import DegenerateFeaturesError
+from icrkit.io._moments import write_moments
 from icrkit.metrics._decomposition import constant_features
 from icrkit.metrics._gram import gram_matrix
 from icrkit.moments import Moments
@@ -136,6 +137,11 @@ def test_moments_of_an_older_file_say_that_they_do_not_know(tmp_path):
     old = dataclasses.replace(Moments.from_cube(h, n_folds=4), variation={})
     old.save(tmp_path / "m.h5")
     again = Moments.load(tmp_path / "m.h5")
+    # A file written before there was such a field.
+    names = [field.name for field in dataclasses.fields(Moments) if field.name != "variation"]
+    older = dataclasses.make_dataclass("Older", names)(**{name: getattr(old, name) for name in names})
+    write_moments(older, tmp_path / "older.h5")
+    assert Moments.load(tmp_path / "older.h5").variation == {}
     assert again.variation == {} and (again + Moments.from_cube(h, n_folds=4)).variation == {}
     np.testing.assert_array_equal(constant_features(again.total), [1])  # from the scatter, with room for its rounding
     noisy = old.total.between + 0
