@@ -223,4 +223,5 @@ def _start_afresh() -> None:
     _files.clear()
 
 
-os.register_at_fork(after_in_child=_start_afresh)
+if hasattr(os, "register_at_fork"):  # not on Windows, which forks nothing
+    os.register_at_fork(after_in_child=_start_afresh)
