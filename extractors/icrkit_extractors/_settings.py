@@ -46,13 +46,19 @@ def _checked_labels(labels: Any, n: int) -> np.ndarray | None:
         raise CubeFormatError(str(error)) from error
 
 
-def whole(name: str, value: Any, least: int) -> int:
+# More are a slip of the keyboard: each is a forward pass of every image at every level.
+_MOST_VIEWS = 100_000
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be {least} or more, not {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be {most:,} or less, not {number:,}")
     return number
 
 
@@ -152,7 +158,7 @@ def checked_job(
         sigmas=axis,
         views=views,
         encode=encode,
-        n_views=whole("n_views", n_views, 1),
+        n_views=whole("n_views", n_views, 1, _MOST_VIEWS),
         seed=whole("seed", seed, 0),
         fresh_noise=bool(fresh_noise),
         batch_size=whole("batch_size", batch_size, 1),

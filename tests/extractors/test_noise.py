@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -17,6 +18,7 @@ from scipy import optimize, stats
 
 from icrkit_extractors import noise
 from icrkit_extractors.models.denoiser import edm_loss
+from icrkit_extractors.noise import _scheduler
 
 
 @pytest.fixture
@@ -417,7 +419,8 @@ def abar_by_hand(schedule: str, n: int) -> list[float]:
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 @pytest.mark.parametrize("n", [1000, 50])
 def test_ddpm_is_its_table(schedule, n, draws):
-    law = noise.DDPM(schedule, n)
+    ends = (1e-4, 0.02) if schedule == "linear" else ()  # else they go with 1000 / n
+    law = noise.DDPM(schedule, n, *ends)
     bars = abar_by_hand(schedule, n)
     np.testing.assert_allclose(law.sigmas_at(range(n)), [math.sqrt((1 - b) / b) for b in bars], rtol=1e-9)
     x0, z = draws
@@ -427,6 +430,79 @@ def test_ddpm_is_its_table(schedule, n, draws):
         np.testing.assert_allclose(x, math.sqrt(bars[t]) * x0 + math.sqrt(1 - bars[t]) * z, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(conditioning["timestep"], np.full(5, t, np.float32))
     assert law.trained_range == (law.sigmas_at([0])[0], law.sigmas_at([n - 1])[0])
+
+
+def test_linear_betas_of_other_lengths_are_those_of_adm():
+    """guided_diffusion.gaussian_diffusion of openai/guided-diffusion: beta times 1000 / n."""
+    assert noise.DDPM(n_timesteps=4000).sigmas_at([400, 2000]) == pytest.approx([0.340697522960, 3.42037733194])
+    given = noise.DDPM(n_timesteps=4000, beta_start=1e-4, beta_end=0.02)
+    assert given.sigmas_at([400]) == pytest.approx([0.742922862806])  # as diffusers takes them
+    betas = np.linspace(0.25e-4, 0.005, 4000)
+    assert noise.DDPM(n_timesteps=4000).sigmas_at([7]) == pytest.approx(noise.DDPM(betas=betas).sigmas_at([7]))
+
+
+def test_the_sigmoid_schedule_of_denoising_diffusion_pytorch():
+    """sigmoid_beta_schedule(1000) of lucidrains/denoising-diffusion-pytorch, whose ends are rounded to float32."""
+    wanted = [0.017331168226, 0.204122878583, 1.00331986715, 57.6987663527]
+    assert noise.DDPM("sigmoid").sigmas_at([0, 100, 500, 998]) == pytest.approx(wanted, rel=3e-5)
+
+
+def test_times_are_scaled_and_shifted():
+    image = np.zeros((1, 1, 1, 1), np.float32)
+    usual = noise.DDPM(n_timesteps=4000)
+    law = noise.DDPM(n_timesteps=4000, scale=0.25, offset=1)
+    for t in (0, 3, 1234, 3999):
+        [sigma] = usual.sigmas_at([t])
+        assert law.sigmas_at([t / 4 + 1]) == [sigma]
+        assert law(image, image, sigma)[1]["timestep"].item() == pytest.approx(t / 4 + 1, rel=1e-6)
+    third = noise.DDPM(scale=1 / 3, offset=0.1)
+    assert third.sigmas_at([t / 3 + 0.1 for t in range(1000)]) == noise.DDPM().sigmas_at(range(1000))
+    assert law.levels([0.5]) == usual.levels([0.5])
+    assert law.config() == {**usual.config(), "scale": 0.25, "offset": 1.0}
+    with pytest.raises(ValueError, match=r"goes from 1 to 1000\.75"):
+        law.sigmas_at([0])
+    for wrong in ({"scale": 0}, {"scale": math.nan}, {"offset": math.inf}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            noise.DDPM(**wrong)
+
+
+def test_tables_are_read_from_files(tmp_path):
+    law = noise.DDPM("cosine", 20)
+    betas = np.linspace(0.01, 0.2, 20)
+    bar = np.cumprod(1 - betas)
+    np.save(tmp_path / "a.npy", bar)
+    np.savez(tmp_path / "a.npz", betas=betas, posterior=bar)
+    torch.save({"state_dict": {"model.w": torch.ones(2, 2), "alphas_cumprod": torch.tensor(bar)}}, tmp_path / "a.pt")
+    torch.save(
+        {"model": {"betas": torch.tensor(betas), "w": torch.ones(2)}, "ema": {"w": torch.ones(2)}}, tmp_path / "b.pt"
+    )
+    wanted = noise.DDPM(betas=betas).sigmas_at(range(20))
+    for text in ("a.npy", "a.npz", "a.npz:betas", "a.pt", "a.pt:state_dict.alphas_cumprod", "b.pt:model.betas"):
+        assert noise.LAWS["ddpm"](table=f"{tmp_path}/{text}", scale=50).sigmas_at(
+            [50 * t for t in range(20)]
+        ) == pytest.approx(wanted, rel=1e-6)
+    assert noise.LAWS["ddpm"]("cosine", 20) == law
+    for text, said in (
+        ("a.npz:alphas", r"0 tables called 'alphas'.*betas, posterior"),
+        ("b.pt", "several networks"),
+        ("a.pt:state_dict.model.w", "must be numbers"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            noise.LAWS["ddpm"](table=f"{tmp_path}/{text}")
+    with pytest.raises(ValueError, match="schedule and as alphas_cumprod"):
+        noise.LAWS["ddpm"]("cosine", table=tmp_path / "a.npy")
+
+
+def test_numbers_beyond_reason_are_refused_before_they_are_held():
+    for make in (
+        lambda: noise.DDPM(n_timesteps=10**12),
+        lambda: noise.from_scheduler({"_class_name": "DDPMScheduler", "num_train_timesteps": 10**12}),
+        lambda: noise.VP(n_timesteps=10**12),
+    ):
+        with pytest.raises(ValueError, match="at most 1,000,000"):
+            make()
+    with pytest.raises(ValueError, match="more than 10,000"):
+        noise.EDM().levels(itertools.count(1))
 
 
 def test_one_axis_for_diffusion_and_flow():
@@ -624,7 +700,7 @@ def diffusers() -> ModuleType:
 
 @diffusers_arrays
 def test_from_scheduler_knows_its_defaults(diffusers):
-    for name in noise._DISCRETE:
+    for name in _scheduler._DISCRETE:
         scheduler = getattr(diffusers, name)()
         law = noise.from_scheduler(scheduler)
         assert (
@@ -701,7 +777,7 @@ def test_from_scheduler_takes_trained_betas(diffusers):
     betas = np.linspace(0.001, 0.05, 30)
     scheduler = diffusers.DDPMScheduler(num_train_timesteps=30, trained_betas=betas)
     assert noise.from_scheduler(scheduler) == noise.DDPM(betas=betas)
-    assert noise.from_scheduler(diffusers.DDPMScheduler(num_train_timesteps=30)) == noise.DDPM(n_timesteps=30)
+    assert noise.from_scheduler(diffusers.DDPMScheduler(num_train_timesteps=30)) == noise.DDPM(None, 30, 1e-4, 0.02)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -715,7 +791,7 @@ def test_flow_adds_the_noise_that_diffusers_adds(diffusers, shift, draws):
         torch.testing.assert_close(conditioning["timestep"], t.expand(5))
 
 
-@pytest.mark.parametrize("name", noise._FLOW)
+@pytest.mark.parametrize("name", _scheduler._FLOW)
 def test_flow_schedulers_are_one_law(diffusers, name):
     law = noise.from_scheduler(getattr(diffusers, name)())
     assert law == noise.Flow(scale=1000, name="timestep") and law.trained_range is None

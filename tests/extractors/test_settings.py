@@ -152,3 +152,8 @@ def test_bad_shards(images, tmp_path, shard, go, Pixels):
     with pytest.raises(ValueError, match="shard"):
         go(Pixels(), images, shard=shard, out=tmp_path / "a.cube")
     assert not (tmp_path / "a.cube").exists()
+
+
+def test_numbers_of_views_beyond_reason_are_refused(images, go, Pixels):
+    with pytest.raises(ValueError, match="n_views must be 100,000 or less, not 1,000,000,000"):
+        go(Pixels(), images, n_views=10**9)
