@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ SIGMA_TOLERANCE = 1e-6
 
 def as_dataset(data: Any) -> xr.Dataset:
     if isinstance(data, xr.Dataset):
-        for variable in data.data_vars.values():
-            with_known_sizes(variable)
-        return data
+        if all(size == size for size in data.sizes.values()):
+            return data
+        # A dataset remembers the sizes that it was made with.
+        arrays = {name: with_known_sizes(array).variable for name, array in data.data_vars.items()}
+        return xr.Dataset(arrays, coords=dict(data.coords.variables), attrs=data.attrs)
     if not isinstance(data, xr.DataArray):
         raise CubeFormatError(
             f"Cube takes an xarray.Dataset or DataArray with dims {WANTED}, not {type(data).__name__}; arrays go "
@@ -71,7 +74,37 @@ def checked(dataset: xr.Dataset, source: str | None) -> xr.Dataset:
         raise CubeFormatError(f"{sizes['sigma']} levels{where} and no sigma coordinate that says which")
     check_levels(sigma, where)
     all_coords: dict[Hashable, Any] = {**keep, "image": ("image", image), "sigma": ("sigma", sigma)}
-    return xr.Dataset(out, coords=all_coords, attrs=dict(dataset.attrs))
+    return xr.Dataset(out, coords=all_coords, attrs=decoded_attrs(dataset.attrs))
+
+
+_JSON = "json:"  # before attributes that a file cannot hold as they are
+
+
+def encoded_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes as files take them: numbers and text as they are, all else as JSON text."""
+    plain = (str, int, float, np.integer, np.floating)
+    return {
+        key: value
+        if isinstance(value, plain) and not isinstance(value, bool)
+        else _JSON + json.dumps(value, default=_listed_or_text)
+        for key, value in attrs.items()
+    }
+
+
+def decoded_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes as they were before `encoded_attrs`; text that is no JSON stays what it is."""
+    found = dict(attrs)
+    for key, value in attrs.items():
+        if isinstance(value, str) and value.startswith(_JSON):
+            try:
+                found[key] = json.loads(value[len(_JSON) :])
+            except (ValueError, RecursionError):
+                continue
+    return found
+
+
+def _listed_or_text(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _layer_variable(name: str, variable: xr.Variable, where: str) -> xr.Variable:

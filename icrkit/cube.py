@@ -8,6 +8,7 @@ file checks that contract, once for everybody, and makes a cube indexable by sci
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -20,6 +21,7 @@ from icrkit._contract import (
     SIGMA_TOLERANCE,
     as_dataset,
     checked,
+    encoded_attrs,
     feature_dim,
     find_level,
     image_rows,
@@ -246,8 +248,44 @@ class Cube:
         return self._layer(self.layers[0]).isel(sigma=0)
 
     def to_xarray(self) -> xr.Dataset:
-        """Dataset with dims (image, view, sigma, feature_LAYER), one variable a layer; as lazy as the cube."""
-        return self._data.copy(deep=False)
+        """Dataset with dims (image, view, sigma, feature_LAYER), one variable per layer; as lazy as the cube.
+
+        Any of xarray's writers can store it: attributes other than numbers and text are JSON text behind "json:", which
+        `Cube` and :func:`icrkit.open_cube` turn back.
+        """
+        data = self._data.copy(deep=False)
+        data.attrs = encoded_attrs(data.attrs)
+        return data
+
+    def save(self, path: str | Path) -> Path:
+        """Write the cube to one file, which :func:`icrkit.open_cube` reads back equal.
+
+        Parameters
+        ----------
+        path : str or Path
+            A packed NetCDF4 file, "out.h5" or "out.nc", with a digest; replaced as a whole at the end.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        CubeFormatError
+            Repeated or missing ids, some labels missing, or attributes that JSON cannot hold.
+        NonFiniteError
+            NaN or infinity among the features.
+        OSError
+            When the disk is full; nothing is left behind.
+
+        Notes
+        -----
+        A block of images is in memory at a time. Beside the file its size is needed once more while it is written.
+        Features keep their type; layers of several types get the widest, and integers become float64.
+        """
+        from icrkit.io._save import save_cube  # io lies above this module: the cube saves itself, and is no file
+
+        return save_cube(self, path)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         # Without this numpy would take a cube for a sequence of cubes.

@@ -39,7 +39,7 @@ BELOW["__init__"] = set(BELOW) - {"cli", "demo", "demo_training", "__main__"}
 
 # What may be imported against that direction, inside a function, when it is called: the value that saves itself and
 # asks for a pass.
-LATE: dict[str, set[str]] = {"moments": {"backends", "io"}}
+LATE: dict[str, set[str]] = {"moments": {"backends", "io"}, "cube": {"io"}}
 
 HEAVY = {
     "torch",
