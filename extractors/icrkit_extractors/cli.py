@@ -87,7 +87,7 @@ _PYTHON_NAMES = {
     "noise": "--noise", "views": "--views", "key": "--images-key", "compile": "--compile/", "sources": "--checkpoint",
     **{name: f"--images-set {name}=" for name in ("layout", "value_range", "background", "labels")},
     "encode": "--set autoencoder=", "providers": "--device", **{name: f"--set {name}=" for name in _ONNX_SETTINGS},
-    "call": "--noise LAW:name=... where only the name is another, or a function of yours around it (--family module)",
+    "call": "a function of yours around it (--family module; where only a name differs, --noise LAW:name=...)",
     "available_layers()": "--list-layers", "TorchSource(module, layers=[...])": "--layers NAME",
     "attrs['step']": "--step",
     "2 * images - 1": '--images-set "value_range=(0,1)"', "noise.from_scheduler": "--noise scheduler:PATH",
