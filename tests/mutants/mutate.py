@@ -51,7 +51,7 @@ def _make(kind: str, folder: Path) -> tuple[Path, Path]:
         path = _store(folder)
         return path, path / {"p": "part-00000.h5", "m": "manifest.jsonl", "c": "cube.json"}[kind[0]]
     if kind.startswith("pack"):
-        ik.pack(_store(folder), folder / "a.h5")
+        ik.io.pack(_store(folder), folder / "a.h5")
     elif kind.startswith("moments"):
         ik.Moments.from_cube(cube, dtype="float64").save(folder / "a.h5")
     elif kind == "netcdf":
