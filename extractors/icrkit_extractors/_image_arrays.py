@@ -257,17 +257,17 @@ def npz_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | N
                 f"{path}, array {name!r} needs {words(size)} and {words(free_bytes())} are free; "
                 "np.save it as .npy, of which only what is used is read"
             )
-        with parsing(path, f"array {name!r}", ValueError), np.load(path, allow_pickle=False) as arrays:
+        with parsing(path, f"array {name!r}", CubeFormatError), np.load(path, allow_pickle=False) as arrays:
             array: np.ndarray = arrays[name]
             return array
 
     members = {}
-    with parsing(path, damaged=ValueError), zipfile.ZipFile(path) as archive:
+    with parsing(path, damaged=CubeFormatError), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):
                 continue
             name = info.filename.removesuffix(".npy")
-            with parsing(path, f"array {name!r}", ValueError), archive.open(info) as file:
+            with parsing(path, f"array {name!r}", CubeFormatError), archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
                 if version > (2, 0):
                     what = "a table of named fields"  # in letters beyond Latin-1
@@ -440,7 +440,7 @@ def zarr_members(path: Path, key: str | None) -> tuple[dict[str, Member], str | 
             f'{path} needs a later zarr than {zarr.__version__}, which runs pickles: pip install "zarr>=3.1"'
         )
     *groups, last = (key or "").strip("/").split("/")
-    with parsing(path, damaged=ValueError):
+    with parsing(path, damaged=CubeFormatError):
         node = zarr.open(os.fspath(path), mode="r", path="/".join(groups))
         is_one = isinstance(node, zarr.Array)
         arrays = {path.stem: node} if is_one else dict(node.arrays())

@@ -96,11 +96,6 @@ def _make(kind: str, folder: Path) -> tuple[Path, Path]:
         from safetensors.numpy import save_file
 
         save_file({"weight": np.ones((4, 4), "f4"), "bias": np.ones(4, "f4")}, folder / "a.safetensors")
-    elif kind == "monitor":
-        monitor = ik.ICRMonitor()
-        for step in range(3):
-            monitor.update(step, cube.select(sigma=0.1))
-        monitor.save(folder / "a.json")
     [path] = folder.iterdir() if kind not in ("pack", "pack, new digest") else [folder / "a.h5"]
     return path, path
 
