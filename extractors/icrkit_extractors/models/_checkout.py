@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +17,9 @@ from typing import Any
 
 from icrkit.exceptions import MissingDependencyError
 from icrkit_extractors._checkpoint import sha256_of
+from icrkit_extractors.models._code_files import imported_files
 
-__all__ = ["checkout", "code_record"]
+__all__ = ["checkout", "code_of", "code_record"]
 
 # Packages whose import name is not the one to install.
 _INSTALLED_AS = {"distutils": "setuptools", "cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
@@ -118,7 +119,18 @@ def code_record(code: str | Path, module: ModuleType) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``code_sha256``, the digest of the module's file, and ``code_commit`` where the folder is a git repository.
+        ``code_sha256``, the digest of the module's file; ``code_files``, those of the files that it imports from the
+        folder, where there are any; and ``code_commit`` where the folder is a git repository.
     """
-    commit = _commit(Path(code).resolve())
-    return {"code_sha256": sha256_of(str(module.__file__)), **({"code_commit": commit} if commit else {})}
+    return code_of([Path(code)], Path(str(module.__file__)))
+
+
+def code_of(roots: Sequence[Path], file: Path) -> dict[str, Any]:
+    """As `code_record`, of a file and the folders that it imports from; the commit is that of the first."""
+    files = imported_files(file, roots)
+    commit = next(filter(None, map(_commit, roots)), None)
+    return {
+        "code_sha256": sha256_of(file),
+        **({"code_files": files} if files else {}),
+        **({"code_commit": commit} if commit else {}),
+    }

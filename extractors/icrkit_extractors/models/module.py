@@ -20,6 +20,7 @@ from icrkit.exceptions import MissingDependencyError
 from icrkit_extractors import noise as laws
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
 from icrkit_extractors._torch_errors import explained_call
+from icrkit_extractors.models._checkout import code_of
 from icrkit_extractors.models._network import Network, frozen
 
 if TYPE_CHECKING:
@@ -91,6 +92,19 @@ def _named(model: str) -> tuple[Any, str | None]:
             raise ValueError(f"{place} has no {part!r}{_near(part, vars(found))}")
         found = getattr(found, part)
     return found, getattr(module, "__file__", None)
+
+
+def _roots(code: str | Path | None, place: str, file: Path) -> list[Path]:
+    """Folders of the user's own code; none where the module is one of an installed package, which has a version."""
+    roots = [] if code is None else [Path(code)]
+    installed = {"site-packages", "dist-packages", "icrkit_extractors"} & set(file.resolve().parts)
+    if place.endswith(".py"):
+        return [*roots, file.resolve().parent]
+    if code is None and not installed and file.suffix == ".py":
+        # The folder in which the package lies.
+        depth = place.count(".") + (file.name == "__init__.py")
+        return [file.resolve().parents[min(depth, len(file.resolve().parents) - 1)]]
+    return roots
 
 
 def _law(noise: laws.NoiseLaw | str | None) -> laws.NoiseLaw | None:
@@ -192,7 +206,7 @@ def load(
         "family": "module",
         "model": f"{Path(place).name if place.endswith('.py') else place}:{name}",
         "args": dict(args or {}),
-        **({} if file is None else {"code_sha256": sha256_of(file)}),
+        **({} if file is None else code_of(_roots(code, place, Path(file)), Path(file))),
         **own.record,
     }
     if checkpoint is not None:
