@@ -184,3 +184,31 @@ class TestTorch:
         (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:200])
         with pytest.raises(CubeCorruptError):
             open_cube(tmp_path / "a.pt")
+
+
+class TestOtherTensors:
+    """What torch saves beside plain tensors, and in other wrappings."""
+
+    def test_older_format(self, tmp_path: Path, values: np.ndarray) -> None:
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": torch.from_numpy(values)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+        assert_array_equal(open_cube(tmp_path / "a.pt").level().values, values)
+
+    def test_compressed(self, tmp_path: Path, values: np.ndarray) -> None:
+        import zipfile
+
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": torch.from_numpy(values)}, tmp_path / "a.pt")
+        with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w", 8) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        with pytest.raises(CubeFormatError, match="is compressed"):
+            open_cube(tmp_path / "b.pt")
+
+    @pytest.mark.parametrize("kind", ["sparse", "meta"])
+    def test_no_plain_values(self, tmp_path: Path, kind: str) -> None:
+        torch = pytest.importorskip("torch")
+        tensor = torch.zeros(4, 3).to_sparse() if kind == "sparse" else torch.zeros(4, 3, device="meta")
+        torch.save({"mid": tensor}, tmp_path / "a.pt")
+        with pytest.raises((CubeFormatError, UnsafeModelError)):
+            open_cube(tmp_path / "a.pt")
