@@ -427,3 +427,15 @@ def test_every_panel_is_drawn(turned: Course) -> None:
     assert tuple(display.panels) == shown.panels
     one = Course.of(cubes(sigmas=None, layers=["mid"]))
     assert len(one.draw().axes_) == len(one.panels) == 2
+
+
+def test_a_fitted_course_is_taken_as_it_is():
+    cubes = [
+        (step, ik.datasets.make_cube(n_images=200, n_features=4, icr=icr))
+        for step, icr in zip((1, 2, 4), (0.5, 0.3, 0.4), strict=True)
+    ]
+    fitted = ik.TrainingCourse("icr").fit(cubes)
+    taken, read = Course.of(fitted), Course.of(cubes, "icr")
+    assert taken.course is fitted and (taken.headline, taken.sentences[0]) == (read.headline, read.sentences[0])
+    assert (taken.n_images, taken.n_views, taken.n_features) == (200, 2, {"features": 4})
+    assert taken.to_json() == Course.of(fitted).to_json()
