@@ -7,6 +7,7 @@ by an exception, so that nothing behind that layer runs, in whatever order the m
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -435,7 +436,7 @@ class TorchSource:
         reference: Mapping[str, torch.Tensor],
         draws: Sequence[str],
     ) -> None:
-        """Refuse layers in which an image's features depend on chance, or on the images beside it."""
+        """Refuse layers in which an image's features depend on chance; warn where on the images beside it."""
         half = self.autocast is not None or any(kind.itemsize < 4 for kind in floating_types(self.module))
 
         def keep(name: str, output: torch.Tensor) -> torch.Tensor:
@@ -457,10 +458,14 @@ class TorchSource:
         found = other(beside)
         if found is not None and other({"seed": 1}) is None:
             place = self._first_difference(x, conditioning, {"change": neighbours}, half)
-            raise ValueError(
-                f"features of layer {found!r} depend on the other images of the batch{place}: give such a norm "
-                "running statistics, choose a layer before it, or run one image at a time, batch_size=1"
+            # Not refused: weights quantised dynamically do this too, a little, and people mean to use them.
+            warnings.warn(
+                f"features of layer {found!r} depend on the other images of the batch{place}: another batch_size, or "
+                "another order of the images, gives other features. Give such a norm running statistics, choose a "
+                "layer before it, or run one image at a time, batch_size=1",
+                stacklevel=4,
             )
+            found = None
         # Where a draw decides rarely, as of a condition that is dropped, another seed may not show it: extremes do.
         chances: list[dict[str, Any]] = [{"seed": 1}, {"fill": 0.0}, {"fill": 1.0}] if draws or found else []
         for options in chances:
