@@ -251,6 +251,7 @@ def main(
 
     The same command goes on where an interrupted one stopped.
     """
+    click.get_current_context().meta["resumable"] = not moments_only  # sums that were in memory begin anew
     pairs = _pairs(model, checkpoint)
     law = None if noise_text is None else law_of(noise_text)
     pooling: dict[str, Any] = {"pool": pool, "feature_axis": feature_axis}
