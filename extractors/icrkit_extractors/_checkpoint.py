@@ -11,7 +11,7 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "existing",
     "import_torch",
     "load_into",
+    "read_shards",
     "read_tensors",
     "reason",
     "sha256_of",
@@ -211,6 +212,38 @@ def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in tensors.items()}
     hint = " (a pickled network of the EDM code is read by the family edm)" if suffix == ".pkl" else ""
     raise ValueError(f"{path}: a checkpoint ends in .npz, .safetensors or {', '.join(_TORCH_SUFFIXES)}{hint}")
+
+
+def read_shards(paths: Sequence[str | Path]) -> dict[str, Tensor]:
+    """Tensors of a network that stands in one file or in several; no code in the files is run.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        .safetensors, or .bin of ``torch.save``. Of two tensors of one name, that of the later file counts.
+
+    Returns
+    -------
+    dict
+        Name to tensor, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError, UnsafeModelError, ValueError, MissingDependencyError
+        As `read_tensors`.
+    """
+    if len(paths) == 1:
+        return read_tensors(paths[0])
+    tensors: dict[str, Tensor] = {}
+    for path in map(existing, paths):
+        # A shard alone need not look like a network: it may hold one scale, or positions.
+        torch = import_torch(path)
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise UnsafeModelError(f"{path} is not a dict of tensors, as a shard of weights is")
+        _check_held(content, path)
+        tensors |= {name: tensor.detach() for name, tensor in content.items()}
+    return tensors
 
 
 def stored_step(path: str | Path) -> int | None:

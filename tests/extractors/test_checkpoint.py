@@ -23,6 +23,7 @@ from torch import nn
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
 from icrkit_extractors._checkpoint import (
     load_into,
+    read_shards,
     read_tensors,
     sha256_of,
     training_args,
@@ -288,3 +289,19 @@ class TestLoadInto:
         assert text.startswith("a.pt does not fit Sequential and its 9 tensors: 4 missing (0.weight, 0.bias, ")
         assert "and 1 more); 1 too many (extra); 1 of another shape (2.weight (4, 4) for (3, 2)). Is this" in text
         assert same_tensors(dict(net.state_dict()), before)
+
+
+def test_shards_are_read_as_one_network(tmp_path):
+    """A shard alone need not look like a network."""
+    safetensors.torch.save_file({"weight": torch.ones(2, 2), "scale": torch.zeros(2)}, tmp_path / "a.safetensors")
+    safetensors.torch.save_file({"scale": torch.tensor(3.0)}, tmp_path / "b.safetensors")
+    found = read_shards([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    assert torch.equal(found["weight"], torch.ones(2, 2)) and found["scale"] == 3
+    torch.save({"scale": torch.tensor(4.0)}, tmp_path / "c.bin")
+    assert read_shards([tmp_path / "a.safetensors", tmp_path / "c.bin"])["scale"] == 4
+    torch.save({"scale": {"inner": torch.tensor(4.0)}}, tmp_path / "d.bin")
+    with pytest.raises(UnsafeModelError, match=r"d\.bin is not a dict of tensors"):
+        read_shards([tmp_path / "a.safetensors", tmp_path / "d.bin"])
+    torch.save({"weight": torch.zeros(1).expand(1000)}, tmp_path / "e.bin")
+    with pytest.raises(UnsafeModelError, match=r"e\.bin: 'weight' declares the shape"):
+        read_shards([tmp_path / "a.safetensors", tmp_path / "e.bin"])

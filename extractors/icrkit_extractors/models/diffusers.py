@@ -16,7 +16,7 @@ import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
 from icrkit_extractors import noise
-from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
+from icrkit_extractors._checkpoint import load_into, read_shards, read_tensors, sha256_of
 from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 
@@ -365,7 +365,7 @@ def _module(
     import torch
 
     made = getattr(diffusers, name)
-    files = [checkpoint] if checkpoint is not None else weight_files(place, "diffusion_pytorch_model", variant)
+    files = [checkpoint] if checkpoint is not None else weight_files(place, "diffusers", variant)
     if not files:
         there = sorted(path.name for path in place.iterdir())
         raise FileNotFoundError(
@@ -373,7 +373,7 @@ def _module(
         )
     if checkpoint is not None or files[0].suffix == ".bin":
         module = made.from_config(config).to(getattr(torch, dtype))
-        load_into(module, read_tensors(files[0], key), files[0])
+        load_into(module, read_shards(files) if checkpoint is None else read_tensors(checkpoint, key), files[0])
         return frozen(module), digest(files)
     module, found = made.from_pretrained(
         str(place),
@@ -529,7 +529,8 @@ def load(
     SD3 has no text left: its item 0 is None.
 
     The digest recorded is that of the weights: of several files, of their bytes one after the other in the order of
-    their names (``cat *.safetensors | sha256sum``).
+    their names (``cat *.safetensors | sha256sum``). Where a folder has a whole file and an index of shards, the shards
+    are read and hashed, as diffusers does.
 
     References
     ----------
@@ -537,6 +538,8 @@ def load(
     """
     if code is not None:
         raise ValueError("networks of diffusers take no code: their classes are those of the package")
+    if key is not None and checkpoint is None:
+        raise ValueError(f"key={key!r} names an entry of checkpoint, and no checkpoint is given")
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
-from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of, without_prefix
+from icrkit_extractors._checkpoint import load_into, read_shards, read_tensors, sha256_of, without_prefix
 from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 from icrkit_extractors.noise import Clean
@@ -273,11 +273,17 @@ def load_transformers(
     Heads in the file that the encoder has no place for are left out. Where the file lacks the pooler, which is common,
     the encoder has none either, rather than one drawn at random.
 
+    The digest recorded is that of the weights: of several files, of their bytes one after the other in the order of
+    their names. Where a folder has a whole file and an index of shards, the whole file is read and hashed, as
+    transformers does.
+
     References
     ----------
     Wolf et al. 2020, arXiv 1910.03771.
     """
     dtype, folder = _check(code, dtype), Path(model)
+    if key is not None and checkpoint is None:
+        raise ValueError(f"key={key!r} names an entry of checkpoint, and no checkpoint is given")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: wanted a folder as save_pretrained writes it")
     config = read_config(folder / "config.json")
@@ -294,21 +300,31 @@ def load_transformers(
     if config.get("quantization_config") is not None:
         raise ValueError(f"{folder} holds a quantised network, which is not read: take the weights in float16 or more")
     mean, std = _mean_and_std(folder, mean, std)
-    files = weight_files(folder, "model") if checkpoint is None else [Path(checkpoint)]
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no model.safetensors, and no checkpoint is given")
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    told: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    if checkpoint is None and files[0].suffix == ".safetensors":
-        whole, found = transformers.AutoModel.from_pretrained(str(folder), use_safetensors=True, **given, **told)
+    if checkpoint is not None:
+        files, tensors = [Path(checkpoint)], read_tensors(checkpoint, key)
     else:
-        tensors = without_prefix(read_tensors(files[0], key))
-        own = transformers.AutoConfig.from_pretrained(str(folder), **given)
-        # Its class turns names of tensors in files into those of its own modules, which differ between versions.
-        with torch.device("meta"):
-            made: Any = transformers.AutoModel
-            kind = type(made.from_config(own, trust_remote_code=False))
-        whole, found = kind.from_pretrained(None, config=own, state_dict=tensors, **told)
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{folder} holds an adapter beside the weights: save the network with it merged "
+                "(model.merge_and_unload().save_pretrained(...)) and give that folder"
+            )
+        files = weight_files(folder, "transformers", name=config.get("transformers_weights"))
+        if not files:
+            raise FileNotFoundError(f"{folder} holds no model.safetensors, and no checkpoint is given")
+        tensors = read_shards(files)
+    own = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    # Its class turns names of tensors in files into those of its own modules, which differ between versions.
+    with torch.device("meta"):
+        made: Any = transformers.AutoModel
+        kind = type(made.from_config(own, trust_remote_code=False))
+    # From these tensors, not from the folder: what is loaded is then what is hashed.
+    whole, found = kind.from_pretrained(
+        None,
+        config=own,
+        state_dict=without_prefix(tensors),
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+    )
     missing = sorted(found["missing_keys"])
     if missing and all(name.startswith("pooler.") for name in missing):
         whole.pooler = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pickle
 import warnings
@@ -473,6 +474,38 @@ def test_shards_and_variants_give_the_same_network(networks, tmp_path):
         load(tmp_path / "variant")
 
 
+FORMS = ("whole", "shards", "pickle", "pickled shards")
+
+
+@pytest.mark.parametrize("variant", [None, "ema"])
+def test_weights_and_their_digest_belong_together(networks, tmp_path, variant):
+    """A folder may hold four forms of other weights; the package's own choice is loaded, and hashed."""
+    files: dict[str, list[Path]] = {}
+    for offset, form in enumerate(FORMS):
+        module = make("UNet2DModel")
+        module.conv_in.bias += offset
+        size = "20KB" if "shards" in form else "1GB"
+        safe = "pickle" not in form
+        module.save_pretrained(tmp_path / form, safe_serialization=safe, max_shard_size=size, variant=variant)
+        files[form] = sorted(path for path in (tmp_path / form).iterdir() if path.name != "config.json")
+    bias = make("UNet2DModel").conv_in.bias
+    for n in range(1, len(FORMS) + 1):
+        for present in itertools.combinations(FORMS, n):
+            folder = tmp_path / "+".join(present)
+            folder.mkdir(exist_ok=True)
+            for path in (tmp_path / present[0] / "config.json", *(path for form in present for path in files[form])):
+                if path.parent != folder:
+                    (folder / path.name).write_bytes(path.read_bytes())
+            network = load(folder, variant=variant)
+            loaded = network.module.conv_in.bias
+            form = next(form for offset, form in enumerate(FORMS) if torch.equal(loaded, bias + offset))
+            weights = b"".join(path.read_bytes() for path in files[form] if path.suffix != ".json")
+            assert network.record["model_sha256"] == hashlib.sha256(weights).hexdigest(), (present, form)
+            safe = any("pickle" not in name for name in present)
+            own = diffusers.UNet2DModel.from_pretrained(folder, variant=variant, use_safetensors=safe)
+            assert torch.equal(own.conv_in.bias, loaded), (present, form)
+
+
 def test_a_checkpoint_replaces_the_weights(networks, tmp_path):
     folder, module = networks["UNet2DModel"]
     changed = {name: value + 1 for name, value in module.state_dict().items()}
@@ -482,6 +515,8 @@ def test_a_checkpoint_replaces_the_weights(networks, tmp_path):
     assert network.record["model_sha256"] == hashlib.sha256((tmp_path / "c.pt").read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="ema"):
         load(folder, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="key='ema' names an entry of checkpoint, and no checkpoint is given"):
+        load(folder, key="ema")
 
 
 def test_pickled_weights_are_read_and_run_nothing(networks, tmp_path):

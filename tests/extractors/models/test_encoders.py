@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -207,6 +208,8 @@ def test_weights_that_do_not_fit_are_refused_not_drawn_at_random(saved, tmp_path
         load_transformers(tmp_path)
     torch.save({"ema": tensors}, tmp_path / "weights.pt")
     torch.save(tensors, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="key='ema' names an entry of checkpoint, and no checkpoint is given"):
+        load_transformers(tmp_path, key="ema")
     wanted = load_transformers(folder).module.state_dict()
     for network in (
         load_transformers(tmp_path),
@@ -214,6 +217,74 @@ def test_weights_that_do_not_fit_are_refused_not_drawn_at_random(saved, tmp_path
     ):
         for name, value in network.module.state_dict().items():
             assert torch.equal(value, wanted[name])
+
+
+@pytest.mark.parametrize("n_forms", [1, 2, 3, 4])
+def test_weights_and_their_digest_belong_together(transformers, saved, tmp_path, n_forms):
+    """A folder may hold four forms of other weights; the package's own choice is loaded, and hashed."""
+    from safetensors.torch import save_file
+
+    _, module = saved["vit"]
+    tensors = {name: value.clone() for name, value in module.state_dict().items()}
+    halves = [sorted(tensors)[::2], sorted(tensors)[1::2]]
+    forms = {
+        "whole": {"model.safetensors": sorted(tensors)},
+        "shards": {f"model-0000{n + 1}-of-00002.safetensors": half for n, half in enumerate(halves)},
+        "pickle": {"pytorch_model.bin": sorted(tensors)},
+        "pickled shards": {f"pytorch_model-0000{n + 1}-of-00002.bin": half for n, half in enumerate(halves)},
+    }
+    indices = {"shards": "model.safetensors.index.json", "pickled shards": "pytorch_model.bin.index.json"}
+    for present in itertools.combinations(forms, n_forms):
+        folder = tmp_path / "+".join(present)
+        folder.mkdir()
+        module.config.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+        for form in present:
+            # Each form has a bias of its own.
+            held = {**tensors, "layernorm.bias": tensors["layernorm.bias"] + list(forms).index(form)}
+            for name, chosen in forms[form].items():
+                part = {tensor: held[tensor] for tensor in chosen}
+                if name.endswith(".bin"):
+                    torch.save(part, folder / name)
+                else:
+                    save_file(part, folder / name, metadata={"format": "pt"})
+            if form in indices:
+                places = {tensor: name for name, chosen in forms[form].items() for tensor in chosen}
+                (folder / indices[form]).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+        network = load_transformers(folder)
+        loaded = network.module.layernorm.bias
+        form = next(form for n, form in enumerate(forms) if torch.equal(loaded, tensors["layernorm.bias"] + n))
+        weights = b"".join((folder / name).read_bytes() for name in forms[form])
+        assert network.record["model_sha256"] == hashlib.sha256(weights).hexdigest(), (present, form)
+        own = transformers.AutoModel.from_pretrained(folder)
+        assert torch.equal(own.layernorm.bias, loaded), (present, form)
+
+
+def test_an_adapter_beside_the_weights_is_refused(saved, tmp_path):
+    """The package would add it, or take the weights of the network that it names."""
+    folder, _ = saved["vit"]
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/other"}))
+    with pytest.raises(ValueError, match=r"holds an adapter beside the weights.*merge_and_unload"):
+        load_transformers(tmp_path)
+    assert load_transformers(tmp_path, checkpoint=tmp_path / "model.safetensors").record["network"] == "ViTModel"
+
+
+def test_weights_that_the_configuration_names_are_loaded_and_hashed(saved, tmp_path):
+    from safetensors.torch import save_file
+
+    folder, module = saved["vit"]
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    other = {name: value + 1 for name, value in module.state_dict().items()}
+    save_file(other, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    network = load_transformers(tmp_path)
+    assert torch.equal(network.module.layernorm.bias, other["layernorm.bias"])
+    weights = (tmp_path / "other.safetensors").read_bytes()
+    assert network.record["model_sha256"] == hashlib.sha256(weights).hexdigest()
 
 
 def test_no_code_of_a_folder_is_run(saved, tmp_path):
