@@ -14,7 +14,7 @@ from icrkit._features import Features
 from icrkit.exceptions import IllConditionedError
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

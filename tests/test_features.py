@@ -16,7 +16,7 @@ import icrkit as ik
 from icrkit._features import Features, as_features, labelled_like, n_levels, split_levels, unit_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 
-PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+PROPERTY = settings(max_examples=40, derandomize=True)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from icrkit.linalg import (
     symmetric_from_lower,
 )
 
-PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+PROPERTY = settings(max_examples=40, derandomize=True)
 SIZES = st.sampled_from([1, 2, 3, 17, 127, 128, 129, 200])
 
 
@@ -219,7 +219,7 @@ def test_a_consumed_factor_says_so():
     assert factor.traces(spd(4)) == pytest.approx([4.0], rel=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(root=st.floats(-1, 2), noise=st.sampled_from([0.0, 1e-16, -1e-16]))
 def test_an_increasing_root_is_found_or_the_nearest_bound(root, noise):
     found = increasing_root(lambda x: x**3 - root**3 + noise, 0.0, 1.0)

@@ -17,7 +17,7 @@ from icrkit._features import Features
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.moments import Moments, fold_of_images, helmert
 
-PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+PROPERTY = settings(max_examples=40, derandomize=True)
 FIELDS = ("n_images", "mean", "between", "within")
 
 

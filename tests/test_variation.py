@@ -57,7 +57,7 @@ def check(m: Moments, kinds: np.ndarray) -> None:
     assert not m.total.within[alike].any()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(given=features_with_dead_units(), n_folds=st.integers(0, 5), cut=st.integers(1, 59), data=st.data())
 def test_what_is_constant_is_decided_from_the_data(given, n_folds, cut, data):
     h, kinds = given

@@ -16,7 +16,7 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._effective_rank import row_eigenvalues
 from icrkit.moments import Moments, fold_of_images
 
-PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+PROPERTY = settings(max_examples=40, derandomize=True)
 
 
 def assert_same(a: Moments, b: Moments, rtol: float) -> None:

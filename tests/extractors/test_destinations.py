@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from icrkit import Moments, open_cube
-from icrkit.exceptions import CubeFormatError, NonFiniteError
+from icrkit import open_cube
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, NonFiniteError
+from icrkit.io import repair
 from icrkit_extractors import (
     TorchSource,
     _block_size,
     _destinations,
-    _to_moments,
     extract,
-    extract_course,
     noise,
     views,
 )
 
-SIGMAS = [0.1, 0.4, 1.5]
 LAYERS = ("mid", "dec.16x16_block0")
 
 
@@ -35,9 +32,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.endswith("lock")}
-
-
-# ---- stores ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_equals_memory(src, images, tmp_path, go, same):
@@ -185,51 +179,6 @@ def test_levels_of_a_law_that_scales_the_signal_keep_alpha(images, tmp_path, go,
     assert "alpha" not in go(Pixels(), images).to_xarray().coords
 
 
-def test_a_block_is_bounded_in_work_as_in_bytes(images, tmp_path, monkeypatch, go, Pixels):
-    monkeypatch.setattr(_block_size, "_BLOCK_FORWARDS", 2 * 8 * 6)
-    go(Pixels(), images, out=tmp_path / "a.cube", batch_size=8)
-    assert [p.name for p in sorted((tmp_path / "a.cube").glob("part-*"))] == [f"part-0000{k}.h5" for k in range(3)]
-
-
-class Slow:
-    """A clock in which every forward pass of one image takes a second."""
-
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-
-def test_a_block_is_bounded_in_time(images, tmp_path, monkeypatch, go, same, Pixels):
-    clock = Slow()
-    monkeypatch.setattr("time.perf_counter", clock.perf_counter)
-
-    class Timed(Pixels):
-        def __call__(self, x, conditioning):
-            clock.now += len(x)
-            return super().__call__(x, conditioning)
-
-    whole = go(Timed(), images)
-    # 6 s an image at 2 views and 3 levels: 180 s are 30 images, 7 batches of 4, and 4 of them a power of two.
-    for batch_size, in_block in ((4, 16), (64, 16)):
-        folder = tmp_path / f"{batch_size}.cube"
-        same(go(Timed(), images, out=folder, batch_size=batch_size), whole)
-        assert json.loads((folder / "cube.json").read_text())["block_size"] == in_block
-        before = files(folder)
-        (folder / "part-00001.h5").unlink()
-        same(go(Pixels(), images, out=folder, batch_size=batch_size), whole)  # a fast one keeps the blocks
-        assert files(folder) == before
-
-
-def test_a_fast_network_is_not_timed(images, tmp_path, go, Pixels):
-    counted = Pixels()
-    go(counted, images, out=tmp_path / "a.cube")
-    assert counted.calls == 1 + 3 * 6
-
-
-# ---- which network --------------------------------------------------------------------------------------------------
-
-
 class Scaled(torch.nn.Module):
     """What decides features and is no tensor of a state_dict."""
 
@@ -264,7 +213,11 @@ def test_a_store_is_continued_by_its_own_network(images, tmp_path, made):
         with pytest.raises(CubeFormatError, match=r"another network.*'last' differs by 0\.0"):
             extract(TorchSource(made(1.02), "last"), images, [0.0], **settings)
         assert files(tmp_path / "a.cube") == before
-    extract(TorchSource(made(1.00001), "last"), images, [0.0], **settings)  # no more than rounding
+    # No more than rounding: the same network, and still not the bytes that were lost.
+    with pytest.raises(CubeCorruptError, match="was lost, and what was to be written in its place is not"):
+        extract(TorchSource(made(1.00001), "last"), images, [0.0], **settings)
+    repair(tmp_path / "a.cube")
+    extract(TorchSource(made(1.00001), "last"), images, [0.0], **settings)
 
 
 def test_other_images_of_the_same_ids_are_refused(images, tmp_path, go, Pixels):
@@ -306,9 +259,6 @@ def test_progress_goes_to_standard_error(images, capfd, monkeypatch, go, Pixels)
     assert capfd.readouterr() == ("", "")
 
 
-# ---- shards ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n_shards", [2, 3])
 def test_shards_write_one_store_that_equals_one_run(images, tmp_path, n_shards, go, same, Pixels):
     given = {"labels": np.arange(40) % 3, "image_ids": [f"image {k}" for k in range(40)], "batch_size": 8}
@@ -330,107 +280,3 @@ def test_shards_of_a_real_network(src, images, tmp_path, go):
     for name in LAYERS:
         wanted = whole[name].values
         np.testing.assert_allclose(open_cube(tmp_path / "a.cube")[name].values, wanted, rtol=1e-5, atol=1e-5)
-
-
-# ---- moments --------------------------------------------------------------------------------------------------------
-
-
-def assert_moments_equal(a: Moments, b: Moments) -> None:
-    np.testing.assert_array_equal(a.n_images, b.n_images)
-    for name in ("mean", "between", "within"):
-        wanted = getattr(b, name)
-        np.testing.assert_allclose(getattr(a, name), wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
-    assert a.dims == b.dims
-
-
-@pytest.mark.parametrize("at_once", [1, 1 << 30])
-def test_moments_only_are_those_of_the_cube(images, monkeypatch, at_once, go, Pixels):
-    monkeypatch.setattr(_to_moments, "_MOMENTS_BYTES", at_once)
-    cube = go(Pixels(), images)
-    totals = go(Pixels(), images, moments_only=True, n_folds=3)
-    assert list(totals) == ["pixels", "level"]
-    for name, moments in totals.items():
-        wanted = Moments.from_cube(cube.select(layer=name), n_folds=3, dtype="float64")
-        assert_moments_equal(moments, wanted)
-        np.testing.assert_array_equal(moments.coords["sigma"], SIGMAS)
-
-
-def test_moments_of_shards_add_up(images, tmp_path, go, Pixels):
-    whole = go(Pixels(), images, moments_only=True, n_folds=3)
-    parts = [
-        go(Pixels(), images, moments_only=True, n_folds=3, shard=(i, 2), out=tmp_path / f"part{i}") for i in range(2)
-    ]
-    assert_moments_equal(parts[0]["pixels"] + parts[1]["pixels"], whole["pixels"])
-    about = json.loads((tmp_path / "part1" / "moments.json").read_text())
-    assert about["images"] == [20, 40] and about["attrs"]["source"] == "Pixels"
-    saved = Moments.load(tmp_path / "part1" / about["layers"]["level"])
-    assert_moments_equal(saved, parts[1]["level"])
-    with pytest.raises(FileExistsError, match=r"part1 exists: moments are not resumed .*images was \[20, 40\]"):
-        go(Pixels(), images, moments_only=True, n_folds=3, out=tmp_path / "part1")
-
-
-def test_finished_moments_are_read_and_not_taken_again(images, tmp_path, go, Pixels):
-    settings = {"moments_only": True, "n_folds": 3, "out": tmp_path / "m"}
-    first = go(Pixels(), images, **settings)
-    before = files(tmp_path / "m")
-    again = Pixels()
-    for name, moments in go(again, images, **settings).items():
-        assert_moments_equal(moments, first[name])
-    assert again.calls == 1 and files(tmp_path / "m") == before
-    for changed, said in (
-        ({"n_folds": 2}, "n_folds was 3 and is 2"),
-        ({"seed": 1}, "seed was 0 and is 1"),
-        ({"sigmas": [0.1, 0.4]}, "sigmas was"),
-        ({"resume": False}, "resume=True"),
-    ):
-        with pytest.raises(FileExistsError, match=f"m exists.*{said}"):
-            go(Pixels(), images, **{**settings, **changed})
-    assert files(tmp_path / "m") == before
-
-
-def test_moments_of_a_killed_run_are_taken_anew(images, tmp_path, go, Pixels):
-    whole = go(Pixels(), images, moments_only=True)
-    folder = tmp_path / "m"
-    folder.mkdir()
-    (folder / "layer-00.h5").write_bytes(b"half a file")
-    (folder / "layer-01.h5.0123.part").touch()
-    for name, moments in go(Pixels(), images, moments_only=True, out=folder).items():
-        assert_moments_equal(moments, whole[name])
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match=r"other files \(notes\.txt\)"):
-        go(Pixels(), images, moments_only=True, out=other)
-    assert [path.name for path in other.iterdir()] == ["notes.txt"]
-
-
-def test_a_course_of_moments_goes_on_where_it_stopped(images, tmp_path, Pixels):
-    settings = {"noise": noise.EDM(), "views": views.Digits(), "progress": False, "moments_only": True}
-    course = [Pixels(), Pixels(fail_at=3), Pixels()]
-    with pytest.raises(RuntimeError, match="killed"):
-        extract_course(enumerate(course), images, SIGMAS, out=tmp_path, **settings)
-    resumed = [Pixels(), Pixels(), Pixels()]
-    found = extract_course(enumerate(resumed), images, SIGMAS, out=tmp_path, **settings)
-    assert resumed[0].calls == 1 and min(one.calls for one in resumed[1:]) > 1 and len(found) == 3
-
-
-def test_moments_of_one_level_keep_its_axis(images, go, Pixels):
-    moments = go(Pixels(), images, [0.4], moments_only=True, n_folds=0)["level"]
-    assert moments.dims == ("sigma",) and moments.coords["sigma"].tolist() == [0.4]
-
-
-def test_a_lone_last_image_joins_the_moments_before_it(images, monkeypatch, go, Pixels):
-    monkeypatch.setattr(_to_moments, "_MOMENTS_BYTES", 1)
-    moments = go(Pixels(), images[:33], moments_only=True, n_folds=0)["pixels"]
-    assert_moments_equal(moments, Moments.from_cube(go(Pixels(), images[:33]).select(layer="pixels"), n_folds=0))
-
-
-def test_moments_that_fail_leave_nothing_and_are_refused_early(images, tmp_path, go, Pixels):
-    with pytest.raises(RuntimeError, match="killed"):
-        go(Pixels(fail_at=5), images, moments_only=True, out=tmp_path / "m")
-    assert not (tmp_path / "m").exists()
-    for bad in ({"n_views": 1}, {"shard": (0, 40)}):
-        counted = Pixels()
-        with pytest.raises(ValueError, match="two images and two views"):
-            go(counted, images, moments_only=True, **bad)
-        assert counted.calls == 1

@@ -75,7 +75,7 @@ def opened(tmp_path_factory, photos):
     return [(images, images[:]) for images in sets]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), which=st.integers(0, len(KINDS) + 2))
 def test_parts_are_parts_of_the_whole(opened, data, which):
     images, whole = opened[which]

@@ -152,7 +152,7 @@ def test_a_posterior_comes_in_several_wrappings(photos):
 # ---- what they do not depend on -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(batch_size=st.integers(1, 7), order=st.permutations(range(6)), n=st.integers(1, 6))
 def test_batches_and_order(vae, photos, batch_size, order, n):
     whole = Latents(vae, draw="sample")(photos, IDS, 2, 1)

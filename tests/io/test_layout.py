@@ -115,7 +115,7 @@ class TestSameness:
 
 
 class TestBlocks:
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=60, derandomize=True)
     @given(n=st.integers(1, 200), size=st.integers(1, 40), shards=st.integers(1, 12))
     def test_cover_every_image_once_in_order(self, n: int, size: int, shards: int) -> None:
         shards = min(n, shards)

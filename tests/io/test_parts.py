@@ -71,7 +71,7 @@ class TestValues:
         want = want[:, some.get("views", [0, 1])][:, :, some.get("features", range(5))]
         np.testing.assert_array_equal(read(part, layout, rows, level=2, **some), want)
 
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=60, derandomize=True)
     @given(rows=st.sets(st.integers(0, 10**5), min_size=1), size=st.integers(1, 10**6))
     def test_runs_cover_the_rows_in_reads_of_bounded_size(self, rows: set[int], size: int) -> None:
         array = np.array(sorted(rows))

@@ -28,7 +28,7 @@ from icrkit.exceptions import (
 from icrkit.io import IcrkitBackendEntrypoint, _parts, open_cube
 
 ENGINE = IcrkitBackendEntrypoint
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -312,15 +312,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestStore.settings = settings(max_examples=15, stateful_step_count=20, suppress_health_check=list(HealthCheck))
 
 
 class TestLongRuns(StoreMachine.TestCase):
     """The same with many more steps."""
 
     pytestmark = pytest.mark.slow
-    settings = settings(
-        max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    settings = settings(max_examples=400, stateful_step_count=50, suppress_health_check=list(HealthCheck))

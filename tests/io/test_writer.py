@@ -27,7 +27,7 @@ Files = Callable[[Path], dict[str, str]]
 
 
 class TestBytes:
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cuts=st.sets(st.integers(1, 22)), stops=st.sets(st.integers(1, 22), max_size=3))
     def test_any_partition_and_any_stops_give_the_same_bytes(
         self, store: Any, files: Files, tmp_path_factory: pytest.TempPathFactory, cuts: set[int], stops: set[int]

@@ -17,7 +17,7 @@ import icrkit as ik
 from icrkit._features import Features
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 40, v: int = 2, d: int = 6, seed: int = 0, dtype: str = "float64") -> np.ndarray:

@@ -15,7 +15,7 @@ import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._base import row_moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 60, v: int = 2, d: int = 20, alpha: float = 1.0, seed: int = 0) -> np.ndarray:

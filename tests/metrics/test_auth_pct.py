@@ -15,7 +15,7 @@ import icrkit as ik
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError
 from icrkit.metrics._auth_pct import AuthPct, auth_pct
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def sets(n: int = 60, m: int = 50, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

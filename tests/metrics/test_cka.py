@@ -16,7 +16,7 @@ from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFinit
 from icrkit.metrics import _cka
 from icrkit.metrics._cka import LinearCKA, linear_cka
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def pair(n: int = 40, d: int = 6, e: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

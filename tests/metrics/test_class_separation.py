@@ -14,7 +14,7 @@ from sklearn.base import clone
 import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def labelled(n: int = 60, d: int = 5, k: int = 4, seed: int = 0, v: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from icrkit.metrics._classes import (
     read_rows,
 )
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 20, v: int = 2, d: int = 4, seed: int = 0, dtype: str = "float64") -> Features:

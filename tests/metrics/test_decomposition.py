@@ -14,7 +14,7 @@ from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotE
 from icrkit.metrics._decomposition import ResidualModel, between_covariance, check_degenerate, residual_dof
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int, v: int, d: int, seed: int = 0) -> np.ndarray:

@@ -29,7 +29,7 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._effective_rank import entropy_rank, row_eigenvalues
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 RANKS = (ik.effective_rank, ik.participation_ratio, ik.stable_rank)
 ESTIMATORS = (ik.EffectiveRank(), ik.ParticipationRatio(), ik.StableRank())
 

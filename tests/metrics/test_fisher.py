@@ -15,7 +15,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import icrkit as ik
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
+PROPERTY = settings(max_examples=25, derandomize=True)
 
 
 def features(n: int = 120, v: int = 2, d: int = 5, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,7 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._frechet import FrechetDistance, frechet_distance, frechet_distance_infinite
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def rows(n: int = 60, d: int = 5, seed: int = 0, decay: float = 0.0) -> np.ndarray:

@@ -25,7 +25,7 @@ from icrkit.metrics._gram import GramResidual, fisher_eigenvalues, gram_crossfit
 from icrkit.metrics._icr import ICREstimator, icr
 from icrkit.moments import Moments, fold_of_images
 
-PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
+PROPERTY = settings(max_examples=25, derandomize=True)
 # The plug-in says nothing with fewer rows than features, and every fit says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
 

@@ -18,7 +18,7 @@ from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._decomposition import ResidualModel
 from icrkit.moments import Moments, fold_of_images
 
-PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
+PROPERTY = settings(max_examples=25, derandomize=True)
 # The plug-in is biased on the small samples used here, and every fit says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
 

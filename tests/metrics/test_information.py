@@ -29,7 +29,7 @@ from icrkit.metrics._information import (
 )
 from icrkit.moments import Moments, fold_of_images
 
-PROPERTY = settings(deadline=None, max_examples=8, derandomize=True)
+PROPERTY = settings(max_examples=8, derandomize=True)
 
 
 def features(n: int = 90, v: int = 2, d: int = 5, seed: int = 0) -> np.ndarray:

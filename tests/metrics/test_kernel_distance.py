@@ -16,7 +16,7 @@ from icrkit.exceptions import CubeFormatError, NonFiniteError
 from icrkit.metrics import _kernel_distance
 from icrkit.metrics._kernel_distance import KernelDistance, kernel_distance
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def rows(n: int = 40, d: int = 5, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,7 @@ import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._lidar import discriminant_eigenvalues
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 40, v: int = 3, d: int = 6, seed: int = 0) -> np.ndarray:

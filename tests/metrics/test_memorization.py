@@ -16,7 +16,7 @@ from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFinit
 from icrkit.metrics._memorization import MemorizationRatio, memorization_ratio
 from icrkit.moments import Moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def sets(n: int = 60, m: int = 50, d: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from icrkit._features import Features
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._nc1 import class_moments
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def labelled(n: int, d: int, k: int, seed: int = 0, v: int = 1) -> tuple[np.ndarray, np.ndarray]:

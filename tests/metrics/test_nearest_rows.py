@@ -20,7 +20,7 @@ from icrkit.metrics import _nearest_rows
 from icrkit.metrics._base import row_features
 from icrkit.metrics._nearest_rows import CosineSearch, DistanceSearch, Nearest
 
-PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
+PROPERTY = settings(max_examples=40, derandomize=True)
 
 
 def cubes(n: int = 30, m: int = 25, v: int = 2, d: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

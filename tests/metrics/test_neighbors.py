@@ -19,7 +19,7 @@ from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnough
 from icrkit.metrics import _neighbors
 from icrkit.metrics._neighbors import NeighborRetrieval, Neighbors, neighbor_retrieval
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 20, v: int = 3, d: int = 7, seed: int = 0) -> np.ndarray:

@@ -20,7 +20,7 @@ import icrkit as ik
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics import _probes
 
-PROPERTY = settings(deadline=None, max_examples=15, derandomize=True)
+PROPERTY = settings(max_examples=15, derandomize=True)
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 PROBES = [ik.LinearProbe(), ik.KNNProbe(20)]
 

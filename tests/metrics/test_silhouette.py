@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_score
 import icrkit as ik
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 METRICS = ["euclidean", "cosine"]
 
 

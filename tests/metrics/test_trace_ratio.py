@@ -13,7 +13,7 @@ from sklearn.base import clone
 import icrkit as ik
 from icrkit.exceptions import DegenerateFeaturesError, NonFiniteError, NotEnoughDataError
 
-PROPERTY = settings(deadline=None, max_examples=30, derandomize=True)
+PROPERTY = settings(max_examples=30, derandomize=True)
 
 
 def features(n: int = 40, v: int = 2, d: int = 6, seed: int = 0) -> np.ndarray:

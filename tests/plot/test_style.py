@@ -36,7 +36,7 @@ def test_numbers(value: float, text: str) -> None:
     assert plain(value) == text
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(value=st.floats(1e-9, 1e9))
 def test_numbers_keep_their_value_and_are_short(value: float) -> None:
     text = plain(value)

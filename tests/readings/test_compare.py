@@ -25,7 +25,7 @@ from icrkit.metrics._crossfit import Crossfit, crossfit, jackknife_error
 from icrkit.readings import _compare
 from icrkit.readings._compare import compare, holm, paired_tests, rank_correlation
 
-PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
+PROPERTY = settings(max_examples=60, derandomize=True)
 QUIET = "ignore:alpha_req of:UserWarning"
 FACTS = ["cube", "layer", "sigma", "step", "trained", "n_images", "n_views", "n_features"]
 

@@ -93,7 +93,7 @@ def test_a_new_best_takes_a_turn_back():
     assert late.significant[2]  # what was said then still stands in the record
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(2, 7), st.sampled_from([8, 10]))
 def test_what_is_said_at_a_step_hangs_on_no_later_one(seed, n_steps, n_folds):
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def test_what_is_said_at_a_step_hangs_on_no_later_one(seed, n_steps, n_folds):
         assert find_turn(heights[:k], without[:k]).significant.tolist() == whole[:k].tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3), st.floats(-100, 100))
 def test_scale_origin_and_order_of_folds_do_not_matter(seed, scale, origin):
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_scale_origin_and_order_of_folds_do_not_matter(seed, scale, origin):
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(2, 25), st.sampled_from([0.8, 0.95]))
 def test_no_more_sign_changes_cross_than_may(seed, n_steps, confidence):
     # Where each sign change is as likely as none, this is the error itself.

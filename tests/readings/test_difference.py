@@ -17,7 +17,7 @@ from icrkit.moments import Moments
 from icrkit.readings._difference import difference, paired_difference, paired_test
 from icrkit.readings._reading import CRITERIA, Reading, read
 
-PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
+PROPERTY = settings(max_examples=200, derandomize=True)
 CRITERION = pytest.mark.parametrize("criterion", ["icr", "information"])
 
 

@@ -41,7 +41,7 @@ def moments(cube: ik.Cube) -> Moments:
 
 
 @given(merit=st.floats(-1.0, 5.0))
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 def test_merit_and_value_are_one_to_one(merit):
     made = read(Moments.from_cube(ik.datasets.make_cube(60, 2, random_state=0)))
     value = made.value_at(merit)

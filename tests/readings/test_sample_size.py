@@ -16,7 +16,7 @@ from icrkit.moments import Moments, fold_of_images
 from icrkit.readings._reading import read_features
 from icrkit.readings._sample_size import _ICRSpread, _InformationSpread, sample_size, sample_size_curve
 
-PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
+PROPERTY = settings(max_examples=60, derandomize=True)
 
 
 def exact(criterion: str, icr: float, d: int = 8) -> _ICRSpread | _InformationSpread:

@@ -19,7 +19,7 @@ from icrkit.metrics._crossfit import jackknife_error
 from icrkit.readings._reading import merits, read_features
 from icrkit.readings._window import best_levels, p_best, window_around
 
-PROPERTY = settings(deadline=None, max_examples=8, derandomize=True)
+PROPERTY = settings(max_examples=8, derandomize=True)
 SIGMAS = [0.05, 0.1, 0.2, 0.4, 0.8]
 TRUTH = [0.6, 0.4, 0.2, 0.45, 0.8]
 

@@ -24,7 +24,7 @@ def test_nothing_is_the_identity():
         np.testing.assert_array_equal(only()(x, range(len(x)), 0, 0), x)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 90),
     channels=st.integers(1, 3),

@@ -541,7 +541,7 @@ def test_a_centre_crop_enlarges_the_middle():
     np.testing.assert_allclose(y[0, 0, 0, 1:-1], 0.5, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 40),
     channels=st.sampled_from([1, 3]),
