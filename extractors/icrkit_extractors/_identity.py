@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icrkit_extractors._offloaded import OffloadedWeights
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -32,10 +34,14 @@ def weights_digest(module: nn.Module) -> str:
     Returns
     -------
     str
-        64 hexadecimal digits.
+        64 hexadecimal digits. Where values are not to be had, they are followed by "without the values of ...": of
+        these tensors only names, types and shapes count.
 
     Notes
     -----
+    Weights that accelerate or diffusers offload are read from where they are, so the digest is that of the network
+    without offloading.
+
     Packed weights of quantised layers, ``_extra_state``, sparse tensors and tensors of subclasses count with all that
     they hold. Tensors that a network keeps as plain attributes do not: many are caches that a forward pass fills.
 
@@ -48,14 +54,21 @@ def weights_digest(module: nn.Module) -> str:
     >>> weights_digest(net) == before
     False
     """
-    digest = hashlib.sha256()
+    import torch
+
+    digest, offloaded, missing = hashlib.sha256(), OffloadedWeights(module), []
     held = module.state_dict()
     further = {name: value for name, value in module.named_buffers() if name not in held}
     for name, value in (*held.items(), *further.items()):
+        if isinstance(value, torch.Tensor):
+            value = offloaded.value(name, value)
+            if value.device.type == "meta":
+                missing.append(name)
         for head, body in _pieces(name, value):
             digest.update(head.encode())
             digest.update(body)
-    return digest.hexdigest()
+    said = f" without the values of {len(missing)} tensor(s), first {missing[0]}" if missing else ""
+    return digest.hexdigest() + said
 
 
 def _pieces(name: str, value: Any) -> Iterator[tuple[str, Any]]:
