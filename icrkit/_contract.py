@@ -155,15 +155,16 @@ def decoded(name: str, variable: xr.Variable) -> xr.Variable:
     return dataset[name].variable
 
 
-def warn_if_swapped(array: NDArray[Any], name: str = "X") -> None:
+def warn_if_swapped(array: Any, name: str = "X") -> None:
     """Warn of unnamed axes (image, view, feature) that look like another order: more views than images or features.
 
-    Few images of more views than features are believed, where views do not differ from each other as features would.
+    More views than features are believed where there are few of them and views agree as well as features do.
     """
     n, v, d = array.shape
     if min(n, v, d) < 1 or n < 2:
         return
-    what = "images" if v > n else "features" if v > d and (v >= _MANY_VIEWS or _views_differ_most(array)) else ""
+    many = v >= _MANY_VIEWS or (isinstance(array, np.ndarray) and _features_agree_more(array))  # dask's stays lazy
+    what = "images" if v > n else "features" if v > d and many else ""
     if what:
         warnings.warn(
             f"{name} is read as {n} images x {v} views x {d} features, with more views than {what}: are its axes in "
@@ -178,12 +179,21 @@ _MANY_VIEWS = 32
 
 
 @np.errstate(all="ignore")  # whether values are finite is for the pass to find
-def _views_differ_most(array: NDArray[Any]) -> bool:
-    """Whether what all images have in one view differs from view to view more than images differ from each other."""
+def _features_agree_more(array: NDArray[Any]) -> bool:
+    """Whether what is read as features agrees over images as views should, and what is read as views does not."""
     sample = array[:: max(1, len(array) // 256)].astype(np.float64)
-    means = sample.mean(axis=1), sample.mean(axis=0)
-    of_images, of_views = (float(np.square(mean - mean.mean(axis=0)).sum() / (len(mean) - 1)) for mean in means)
-    return bool(len(sample) * of_views > 2 * sample.shape[1] * of_images)
+    n, v, d = sample.shape
+    if d < 2:
+        return False
+    sample = sample - sample.mean(axis=0)
+    unit = sample / np.sqrt(np.square(sample).sum(axis=0))
+
+    def agreement(axis: int) -> float:
+        """Mean correlation over images of two places on this axis, at the same place on the other."""
+        k = unit.shape[axis]
+        return float(((np.square(unit.sum(axis=axis)).sum(axis=0) - k) / (k * (k - 1))).mean())
+
+    return bool(agreement(2) - agreement(1) > max(0.2, 4 / np.sqrt(n - 1)))
 
 
 def is_stored(variable: xr.Variable) -> bool:

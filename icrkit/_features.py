@@ -211,6 +211,7 @@ def as_features(
         raise ValueError(f"normalize must be None or 'l2', not {normalize!r}")
     if type(X).__name__ == "Moments":  # by name: moments.py lies above this module
         raise TypeError("the features themselves are needed: moments do not suffice")
+    unnamed: Any = None
     if isinstance(X, Features):
         found = X
     elif isinstance(X, Cube | xr.Dataset):
@@ -219,10 +220,12 @@ def as_features(
         found = _from_dataarray(X)
     elif type(X).__module__.startswith("dask.") and X.ndim == 3:
         found = _from_dataarray(xr.DataArray(X, dims=DIMS, name="X"))  # which stays lazy
+        unnamed = X
     else:
         found = _from_array(to_numpy(X), n_views, groups)
-        if n_axes(X) == 3 and min_images > 1 and min_views > 1:
-            warn_if_swapped(found.array)
+        unnamed = found.array if n_axes(X) == 3 else None
+    if unnamed is not None and min_images > 1 and min_views > 1:
+        warn_if_swapped(unnamed)
     n, v, d = found.shape
     if d < 1:
         raise NotEnoughDataError(

@@ -16,7 +16,7 @@ __all__ = ["Repair", "repair"]
 
 @dataclass(frozen=True)
 class Repair:
-    """What :func:`repair` found.
+    """Blocks and manifest lines as repair found them.
 
     Attributes
     ----------
