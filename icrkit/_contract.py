@@ -182,7 +182,7 @@ _MANY_VIEWS = 32
 def _features_agree_more(array: NDArray[Any]) -> bool:
     """Whether what is read as features agrees over images as views should, and what is read as views does not."""
     sample = array[:: max(1, len(array) // 256)].astype(np.float64)
-    n, v, d = sample.shape
+    n, _, d = sample.shape
     if d < 2:
         return False
     sample = sample - sample.mean(axis=0)
