@@ -14,6 +14,7 @@ import numpy as np
 
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io import write_file
+from icrkit.io._parsing import parse_json, parsing
 from icrkit.moments import Moments
 from icrkit.readings._course import (
     READ_PARAMETERS,
@@ -33,8 +34,6 @@ __all__ = ["ICRMonitor", "MonitorState"]
 
 _FORMAT, _VERSION = "icrkit-monitor", 2  # version 1 had no digest, and looked at everything again when it was read
 _PARAMETERS = ("criterion", "patience", "sigma", "warm_up", *READ_PARAMETERS)
-# What reading parts that are missing, or not what they should be, raises.
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +293,7 @@ class ICRMonitor:
 
     def _restore(self, state: Any, name: str) -> None:
         _check_format(state, name)
-        try:
+        with parsing(name):
             parameters = self._parameters
             _check_whole(state)
             for key, there in state["parameters"].items():
@@ -311,10 +310,6 @@ class ICRMonitor:
                     new._look_again(state)
                 else:
                     new._go_on(state)
-        except CubeFormatError:
-            raise
-        except _DAMAGE as error:
-            raise CubeCorruptError(f"{name} is damaged: {type(error).__name__} {error}") from error
         self.__dict__.update(new.__dict__)
         for level in self._levels:
             level.monitor = self
@@ -381,19 +376,14 @@ class ICRMonitor:
         -----
         A file of version 1 holds readings only, and all looks are made again.
         """
-        try:
-            state = json.loads(Path(path).read_bytes())
-        except ValueError as error:
-            raise CubeCorruptError(f"{path} is damaged, or no monitor file: {error}") from None
+        state = parse_json(Path(path).read_bytes(), path)
         _check_format(state, str(path))
-        digest = state.pop("sha256", None)
-        if state["version"] > 1 and digest != _sha256(state):
-            raise CubeCorruptError(f"{path} is damaged: its sha256 is not that of its contents")
-        try:
+        with parsing(path):
+            digest = state.pop("sha256", None)
+            if state["version"] > 1 and digest != _sha256(state):
+                raise CubeCorruptError(f"{path} is damaged: its sha256 is not that of its contents")
             monitor = cls(**state["parameters"])
-        except _DAMAGE as error:
-            raise CubeCorruptError(f"{path} is damaged: {type(error).__name__} {error}") from error
-        monitor._restore(state, str(path))
+            monitor._restore(state, str(path))
         return monitor
 
     def __repr__(self) -> str:

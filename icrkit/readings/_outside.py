@@ -39,7 +39,7 @@ def read_outside(path: str, cubes: Mapping[str, Any], layers: Sequence[str], sig
             reader = csv.reader(file)
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no CSV table in UTF-8: {error}") from error
+        raise ValueError(f"{path}: not a CSV table in UTF-8: {error}") from error
     header = lines[0][1] if lines else []
     keys, names = _checked_header(path, header)
     numbers: dict[tuple[Any, ...], list[float]] = {}

@@ -350,7 +350,7 @@ def test_a_file_that_does_not_fit_is_named_with_the_place(
 def test_a_file_that_is_no_table_is_named(icrkit, assert_one_line, store, tmp_path, no_work):
     assert_one_line(icrkit("compare", store, "--join", tmp_path / "absent.csv"), "absent.csv: No such file")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    assert_one_line(icrkit("compare", store, "--join", tmp_path / "binary.csv"), "binary.csv: no CSV table", "UTF-8")
+    assert_one_line(icrkit("compare", store, "--join", tmp_path / "binary.csv"), "binary.csv: not a CSV table", "UTF-8")
 
 
 def test_a_target_that_cannot_be_written_is_said_before_the_work(icrkit, assert_one_line, store, tmp_path, no_work):

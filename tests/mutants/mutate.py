@@ -96,17 +96,91 @@ def _make(kind: str, folder: Path) -> tuple[Path, Path]:
         from safetensors.numpy import save_file
 
         save_file({"weight": np.ones((4, 4), "f4"), "bias": np.ones(4, "f4")}, folder / "a.safetensors")
+    elif kind == "checkpoint edm":
+        (folder / "a.pkl").write_bytes(_persistent_network())
+    elif kind == "onnx":
+        (folder / "a.onnx").write_bytes(_onnx_model())
+    elif kind.startswith("monitor"):
+        monitor = ik.ICRMonitor(n_folds=12)
+        rng = np.random.default_rng(0)
+        image = rng.normal(size=(96, 1, 4))
+        for step in range(3):
+            monitor.update(step, image + rng.normal(size=(96, 2, 4)))
+        monitor.save(folder / "a.json")
+    elif kind == "join csv":
+        (folder / "a.csv").write_text("cube,layer,sigma,fid,accuracy\na,mid,0.1,3,0.5\na,mid,0.2,4,\n")
+    elif kind == "zarr":
+        cube.to_xarray().to_zarr(folder / "a.zarr", zarr_format=3)
+        return folder / "a.zarr", next(p for p in (folder / "a.zarr" / "mid" / "c").rglob("0") if p.is_file())
+    elif kind == "zarr metadata":
+        cube.to_xarray().to_zarr(folder / "a.zarr", zarr_format=3)
+        return folder / "a.zarr", folder / "a.zarr" / "zarr.json"
     [path] = folder.iterdir() if kind not in ("pack", "pack, new digest") else [folder / "a.h5"]
     return path, path
+
+
+def _persistent_network() -> bytes:
+    """A network as the EDM code pickles it: its class is only there while it is written."""
+    import pickle
+    import sys
+    import types
+
+    import torch
+
+    package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
+
+    def reconstruct(meta: Any) -> Any:
+        raise AssertionError("a pickle was run")
+
+    class Persistent:
+        def __init__(self, name: str, state: dict[str, Any]) -> None:
+            self.about = {
+                "type": "class", "version": 6, "module_src": "raise SystemExit", "class_name": name, "state": state,
+            }  # fmt: skip
+
+        def __reduce__(self) -> Any:
+            return reconstruct, (self.about,)
+
+    reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
+    setattr(module, "_reconstruct_persistent_obj", reconstruct)  # noqa: B010
+    inner, outer = torch.nn.Module(), torch.nn.Module()
+    inner.weight = torch.nn.Parameter(torch.ones(4, 3))
+    inner.register_buffer("scale", torch.arange(5.0))
+    outer._modules["model"] = Persistent("UNet", {**vars(inner), "eps": 1e-5})  # type: ignore[assignment]
+    there = {name: sys.modules.get(name) for name in ("torch_utils", "torch_utils.persistence")}
+    sys.modules.update({"torch_utils": package, "torch_utils.persistence": module})
+    try:
+        network = Persistent("EDMPrecond", {**vars(outer), "_init_args": (8,), "_init_kwargs": {"channels": 3}})
+        return pickle.dumps({"ema": network})
+    finally:
+        for name, old in there.items():
+            sys.modules.pop(name) if old is None else sys.modules.update({name: old})
+
+
+def _onnx_model() -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype("f4")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "weight"], ["map"], name="a", pads=[1] * 4),
+         helper.make_node("Relu", ["map"], ["out"], name="b")],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 4, 8, 8])],
+        [numpy_helper.from_array(weight, "weight")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 KINDS = (
     "part", "part, new digest", "manifest", "cube.json", "cube.json, new digest", "pack", "pack, new digest",
     "moments", "moments, new digest", "netcdf", "netcdf3", "npy", "npz", "safetensors", "torch", "images npz",
     "images hdf5", "images idx", "images png", "checkpoint torch", "checkpoint safetensors",
+    "checkpoint edm", "onnx", "monitor", "monitor, new digest", "join csv", "zarr", "zarr metadata",
 )  # fmt: skip
 # A change of these is noticed, so that no other number may come out.
-PROTECTED = ("part", "pack", "moments", "cube.json")
+PROTECTED = ("part", "pack", "moments", "cube.json", "monitor")
 
 
 def read(kind: str, path: Path) -> str:
@@ -119,6 +193,28 @@ def read(kind: str, path: Path) -> str:
         images = open_images(path)
         labels = None if images.labels is None else np.asarray(images.labels).tolist()
         return _digest(np.asarray(images[0 : len(images)]), labels)
+    if kind == "checkpoint edm":
+        from icrkit_extractors._pickled_network import read_pickled_network
+
+        network = read_pickled_network(path)
+        return _digest(
+            network.class_name, network.init_args, network.init_kwargs, network.attributes,
+            *(value for pair in network.tensors.items() for value in (pair[0], pair[1].numpy())),
+        )  # fmt: skip
+    if kind == "onnx":
+        from icrkit_extractors import OnnxSource
+
+        images = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
+        found = OnnxSource(path, threads=1)(images)
+        return _digest(*(value for name in sorted(found) for value in (name, np.asarray(found[name]))))
+    if kind.startswith("monitor"):
+        monitor = ik.ICRMonitor.load(path)
+        return _digest(monitor.state_, monitor.history_, monitor.steps_)
+    if kind == "join csv":
+        from icrkit.readings._outside import read_outside
+
+        cube = ik.from_arrays({"mid": np.repeat(_values(), 2, axis=2)}, [0.1, 0.2])
+        return _digest(read_outside(str(path), {"a": cube}, (), ()))
     if kind.startswith("checkpoint"):
         from icrkit_extractors._checkpoint import read_tensors
 
@@ -183,6 +279,12 @@ def _reseal(kind: str, whole: Path, target: Path, old: bytes, new: bytes) -> byt
         text = manifest.read_text().replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(new).hexdigest())
         manifest.write_text(text.replace(f'"bytes":{len(old)}', f'"bytes":{len(new)}', 1))
         return new
+    if kind.startswith("monitor"):
+        from icrkit.readings import _monitor
+
+        content = json.loads(new)
+        content.pop("sha256", None)
+        return json.dumps({**content, "sha256": _monitor._sha256(content)}).encode()
     from icrkit.io._sealed import SEAL_BYTES, Seal, read_seal
 
     seal = read_seal(target)
@@ -202,7 +304,7 @@ def one(kind: str, seed: int, made: Path, folder: Path) -> tuple[str, str]:
         if kind.endswith("new digest"):
             try:
                 new = _reseal(kind, whole, target, old, new)
-            except (ValueError, AttributeError, TypeError):
+            except (ValueError, AttributeError, TypeError, RecursionError):
                 return "refused", "no digest fits it"
         target.write_bytes(new)
         before = sorted(os.listdir(folder.parent))
