@@ -7,6 +7,7 @@ import io
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ class DiskFile(io.RawIOBase):
         super().close()
 
 
-def open_hdf5(path: str | os.PathLike[str], *, group: str = "", **options: Any) -> h5py.File:
+def open_hdf5(
+    path: str | os.PathLike[str], *, group: str = "", names: Iterable[str] | None = None, **options: Any
+) -> h5py.File:
     """Open an HDF5 file for reading, after another process has parsed it.
 
     Parameters
@@ -108,10 +111,12 @@ def open_hdf5(path: str | os.PathLike[str], *, group: str = "", **options: Any) 
         The file.
     group : str
         Path of the group within it that will be read; the root by default.
+    names : iterable of str, optional
+        The datasets of the group that will be read, where their attributes will not be; by default everything.
     **options
         Of h5py.File.
     """
-    probe(path, group)
+    probe(path, group, names)
     return open_probed(DiskFile(path), **options)
 
 

@@ -176,13 +176,18 @@ def _variable(part: Part, layout: Layout, layer: str) -> h5py.Dataset:
         _files.move_to_end(key)
         return _files[key][layer]
     # No chunk cache: whole levels go from the file into the caller's array.
-    file = open_hdf5(part.path, rdcc_nbytes=0)
+    file = open_hdf5(part.path, names=part_names(layout), rdcc_nbytes=0)
     with parsing(part.path, f"block {part.line.block}"):
         check_part(file, part, layout)
     _files[key] = file
     while len(_files) > _OPEN_FILES:
         _files.popitem(last=False)[1].close()
     return file[layer]
+
+
+def part_names(layout: Layout) -> tuple[str, ...]:
+    """Datasets of a part that are read; nothing else in it is, attributes neither."""
+    return (*layout.layers, "image", "labels")
 
 
 def check_part(file: h5py.File, part: Part, layout: Layout) -> None:

@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from icrkit.exceptions import CubeCorruptError
 
@@ -29,7 +31,7 @@ def identity_of(stat: os.stat_result) -> Identity:
     return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-def probe(path: str | os.PathLike[str], group: str = "") -> None:
+def probe(path: str | os.PathLike[str], group: str = "", names: Iterable[str] | None = None) -> None:
     """Refuse an HDF5 file that another process cannot parse, each file once a process.
 
     Parameters
@@ -38,6 +40,8 @@ def probe(path: str | os.PathLike[str], group: str = "") -> None:
         The file.
     group : str
         Path of the group within it that will be read; the root by default.
+    names : iterable of str, optional
+        The datasets of the group that will be read, where their attributes will not be; by default everything.
 
     Raises
     ------
@@ -45,10 +49,14 @@ def probe(path: str | os.PathLike[str], group: str = "") -> None:
         When the parser dies or does not end. What it refuses is for the reader to say.
     """
     path = os.path.abspath(path)
-    key = (identity_of(os.stat(path)), group)
+    identity = identity_of(os.stat(path))
+    chosen = None if names is None else tuple(names)
+    key = (identity, group, chosen)
+    if (identity, group, None) in _parsed:  # and so all that is in it
+        key = (identity, group, None)
     if key not in _parsed:
         with _lock:
-            is_sound = _prober().ask({"path": path, "group": group})
+            is_sound = _prober().ask({"path": path, "group": group, "names": chosen})
         if len(_parsed) >= _MOST_REMEMBERED:
             _parsed.clear()
         _parsed[key] = is_sound
@@ -72,7 +80,7 @@ class _Prober:
             env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def ask(self, question: dict[str, str]) -> bool:
+    def ask(self, question: dict[str, Any]) -> bool:
         """Whether it lives to answer."""
         global _running
         process = self.process
@@ -112,7 +120,7 @@ class _Prober:
 
 
 # Whether the process that parsed it lived to say so.
-_parsed: dict[tuple[Identity, str], bool] = {}
+_parsed: dict[tuple[Identity, str, tuple[str, ...] | None], bool] = {}
 _lock = threading.Lock()
 _running: _Prober | None = None
 

@@ -1,6 +1,6 @@
 """Run as a script by `_probe`: parses HDF5 files, one after another, so that their reader need not be the first.
 
-Each line of standard input is a JSON object {"path", "group"}, and each is answered by a line. It imports
+Each line of standard input is a JSON object {"path", "group", "names"}, and each is answered by a line. It imports
 nothing of icrkit. A step that takes too long ends the process, from outside Python: the HDF5 library holds the
 interpreter's lock while it spins.
 """
@@ -13,7 +13,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,9 +24,11 @@ import numpy as np
 # Of processor time for one step of a parse, and on the clock; steps of sound files take milliseconds.
 _PROCESSOR_SECONDS = 3.0
 _SECONDS = 30.0
+_REARM_SECONDS = 5.0
 _STEP = 1 << 16
 _MOST_READ = 256 << 20
 _MOST_DEFLATED = 1032
+_armed = -math.inf
 # h5netcdf looks at the root; labels of anndata lie a group further down.
 _DEPTH = 1
 
@@ -34,19 +37,25 @@ def start_clock() -> None:
     """Allow another step its time."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)
-    faulthandler.dump_traceback_later(_SECONDS, exit=True, file=_nowhere)
+    global _armed
+    now = time.monotonic()
+    if now > _armed + _REARM_SECONDS:  # it starts a thread, which takes as long as all else in a step
+        faulthandler.dump_traceback_later(_SECONDS + _REARM_SECONDS, exit=True, file=_nowhere)
+        _armed = now
 
 
 def stop_clock() -> None:
     """Nothing is parsed now."""
+    global _armed
+    _armed = -math.inf
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, 0)
     faulthandler.cancel_dump_traceback_later()
 
 
-def each_item(group: Any) -> Iterator[Any]:
-    """Datasets, groups and types that lie in a group itself."""
-    for name in group:
+def each_item(group: Any, names: Iterable[str]) -> Iterator[Any]:
+    """Datasets, groups and types of these names that lie in a group itself."""
+    for name in names:
         start_clock()
         with suppress(Exception):
             if isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -76,8 +85,6 @@ def references(value: Any) -> list[Any]:
 
 
 def look_at_dataset(dataset: Any, size: int) -> None:
-    with suppress(Exception):
-        look_at_attributes(dataset)
     start_clock()
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
@@ -85,10 +92,6 @@ def look_at_dataset(dataset: Any, size: int) -> None:
         _ = dataset.chunks, dataset.maxshape, dataset.fillvalue, dataset.is_scale, dataset.id.get_storage_size()
     if dataset.shape is None or dataset.is_virtual or dataset.external:
         return
-    with suppress(Exception):
-        for dim in dataset.dims:
-            start_clock()
-            _ = dim.label, [scale.name for scale in dim.values()]
     if dataset.chunks is not None and dataset.id.get_num_chunks():
         start_clock()
         dataset.id.chunk_iter(lambda chunk: None)
@@ -107,12 +110,22 @@ def look_at_dataset(dataset: Any, size: int) -> None:
         _ = dataset[first : first + rows]
 
 
+def look_at_dimensions(dataset: Any) -> None:
+    for dim in dataset.dims:
+        start_clock()
+        _ = dim.label, [scale.name for scale in dim.values()]
+
+
 def look_at_group(group: Any, size: int, depth: int = _DEPTH) -> None:
     with suppress(Exception):
         look_at_attributes(group)
-    for item in each_item(group):
+    for item in each_item(group, group):
         with suppress(Exception):
             if isinstance(item, h5py.Dataset):
+                with suppress(Exception):
+                    look_at_attributes(item)
+                with suppress(Exception):
+                    look_at_dimensions(item)
                 look_at_dataset(item, size)
             elif isinstance(item, h5py.Group) and depth:
                 look_at_group(item, size, depth - 1)
@@ -120,16 +133,17 @@ def look_at_group(group: Any, size: int, depth: int = _DEPTH) -> None:
                 _ = item.dtype
 
 
-def look_at(path: str, group: str) -> None:
-    """Parse everything that a reader of this group will.
+def look_at(path: str, group: str, names: list[str] | None) -> None:
+    """Parse everything that a reader of this group will: of these datasets, or of all and of attributes.
 
     What raises is left to that reader: it may not need it, and says more.
     """
     start_clock()
     with open(path, "rb", buffering=0) as raw, h5py.File(raw, "r") as file:
         place = file
-        with suppress(Exception):
-            look_at_attributes(place)
+        if names is None:
+            with suppress(Exception):
+                look_at_attributes(place)
         for name in group.split("/") if group else ():
             start_clock()
             if not isinstance(place.get(name, getlink=True), h5py.HardLink):
@@ -137,14 +151,21 @@ def look_at(path: str, group: str) -> None:
             place = place[name]
             if not isinstance(place, h5py.Group):
                 return
-        look_at_group(place, os.fstat(raw.fileno()).st_size)
+        size = os.fstat(raw.fileno()).st_size
+        if names is None:
+            look_at_group(place, size)
+            return
+        for item in each_item(place, names):
+            with suppress(Exception):
+                if isinstance(item, h5py.Dataset):
+                    look_at_dataset(item, size)
 
 
 def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         with suppress(Exception):
-            look_at(question["path"], question["group"])
+            look_at(question["path"], question["group"], question["names"])
         stop_clock()
         print("parsed", flush=True)
 

@@ -19,7 +19,7 @@ from icrkit.exceptions import CubeFormatError, CubeIncompleteError, CubeTooLarge
 from icrkit.io._hdf5 import open_hdf5
 from icrkit.io._layout import CONFIG_NAME, Layout, read_layout, read_manifest
 from icrkit.io._memory import check_memory, words
-from icrkit.io._parts import Part, names_in, read_part
+from icrkit.io._parts import Part, names_in, part_names, read_part
 
 __all__ = ["IcrkitBackendEntrypoint", "open_store"]
 
@@ -103,7 +103,7 @@ def _ids_and_labels(layout: Layout, parts: list[Part], verify: str) -> tuple[NDA
     for part in parts:
         of_ids, of_labels = part.line.ids, part.line.labels
         if of_ids is None:  # a manifest that says only what it must
-            of_ids, of_labels = _from_part(part, verify)
+            of_ids, of_labels = _from_part(part, layout, verify)
         ids += of_ids
         labels += of_labels or []
     if labels and len(labels) != len(ids):
@@ -111,10 +111,10 @@ def _ids_and_labels(layout: Layout, parts: list[Part], verify: str) -> tuple[NDA
     return _as_array(ids), _as_array(labels) if labels else None
 
 
-def _from_part(part: Part, verify: str) -> tuple[list[Any], list[Any] | None]:
+def _from_part(part: Part, layout: Layout, verify: str) -> tuple[list[Any], list[Any] | None]:
     if verify == "digest":
         part.check_digest()
-    with open_hdf5(part.path) as file:
+    with open_hdf5(part.path, names=part_names(layout)) as file:
         return names_in(file, part)
 
 

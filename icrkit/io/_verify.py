@@ -15,7 +15,7 @@ from icrkit.exceptions import (
 from icrkit.io._hdf5 import open_hdf5
 from icrkit.io._layout import CONFIG_NAME, Layout, read_layout, read_manifest
 from icrkit.io._packed import open_packed, packed_part
-from icrkit.io._parts import Part, check_part, file_sha256
+from icrkit.io._parts import Part, check_part, file_sha256, part_names
 
 __all__ = ["verify"]
 
@@ -95,7 +95,7 @@ def _fault(part: Part, layout: Layout) -> str | None:
     if file_sha256(path) != line.sha256:
         return "bytes changed"
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5(path, names=part_names(layout)) as file:
             check_part(file, part.light(), layout)
     except (CubeCorruptError, CubeUnsafeError, CubeTooLargeError) as error:
         return str(error).removeprefix(f"{path}: ")

@@ -62,6 +62,46 @@ def test_a_parser_that_spins_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         open_hdf5(tmp_path / "a.h5")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="ends by a signal")
+def test_a_parser_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = [1.0]
+    child = tmp_path / "dies.py"
+    text = _probe._SCRIPT.read_text(encoding="utf-8")
+    child.write_text(
+        text.replace(
+            '    with open(path, "rb"', '    if "a.h5" in path: os.kill(os.getpid(), 11)\n    with open(path, "rb"'
+        ),
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(_probe, "_SCRIPT", child)
+    monkeypatch.setattr(_probe, "_running", None)
+    for _ in range(2):  # by the signal, and as it is remembered
+        with pytest.raises(CubeCorruptError, match=r"a\.h5 cannot be parsed: the HDF5 library does not end, or dies"):
+            open_hdf5(tmp_path / "a.h5")
+    with open_hdf5(tmp_path / "b.h5") as file:
+        assert file["x"][:].tolist() == [1.0]
+    assert _probe._running is not None
+    _probe._running.end()
+
+
+@linux
+def test_only_what_will_be_read_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = spinning(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["x"] = [1.0]
+    monkeypatch.setattr(_probe, "_parsed", {})
+    with open_hdf5(path, names=("x", "none")) as file:
+        assert file["x"][:].tolist() == [1.0]
+    with pytest.raises(CubeCorruptError, match="does not end, or dies"):
+        open_hdf5(path, names=("x", "image"))
+    with pytest.raises(CubeCorruptError, match="does not end, or dies"):
+        open_hdf5(path)
+    with pytest.raises(CubeCorruptError, match="does not end, or dies"):  # all of it says enough of its pieces
+        open_hdf5(path, names=("x", "none"))
+
+
 @linux
 def test_strings_without_end(tmp_path: Path) -> None:
     path = spinning(tmp_path / "a.h5")
