@@ -194,6 +194,9 @@ def test_what_the_network_is_told(snapshot, code):
     record = dict(network.record)
     assert record.pop("model_sha256") == sha256_of(path)
     assert record.pop("code_sha256") == sha256_of(code / "training" / "networks.py")
+    imported = record.pop("code_files")
+    assert "torch_utils/persistence.py" in imported
+    assert imported == {name: sha256_of(code / name) for name in imported}
     assert record == {
         "family": "edm",
         "network": "EDMPrecond",
