@@ -16,6 +16,9 @@ _BLOCK_BYTES = 16 << 20
 _BLOCK_FORWARDS = 20_000
 _BLOCK_SECONDS = 180.0
 
+# Nor may a batch of wide features be more than memory takes: four such blocks are held at a time.
+_BATCH_BYTES = 256 << 20
+
 
 def images_per_block(job: Job, widths: Mapping[str, int], n: int, pass_seconds: float) -> int:
     """Images in a block of a new store.
@@ -33,11 +36,15 @@ def images_per_block(job: Job, widths: Mapping[str, int], n: int, pass_seconds: 
     Returns
     -------
     int
-        Whole batches, so that a resumed run cuts the same ones. Where a batch alone takes too long, a part of one:
-        batches are then as small as blocks. Times are not repeatable, so a store keeps the number it began with.
+        Whole batches, so that a resumed run cuts the same ones. Where a batch alone is too large or takes too long, a
+        part of one: batches are then as small as blocks. Times are not repeatable, so a store keeps the number it began
+        with.
     """
-    most = min(_BLOCK_BYTES // max(1, job.bytes_per_image(widths)), _BLOCK_FORWARDS // job.per_image)
+    bytes_per_image = max(1, job.bytes_per_image(widths))
+    most = min(_BLOCK_BYTES // bytes_per_image, _BLOCK_FORWARDS // job.per_image)
     size = job.batch_size * max(1, most // job.batch_size)
+    if size * bytes_per_image > _BATCH_BYTES:
+        size = min(size, _power_of_two(max(1, _BATCH_BYTES // bytes_per_image)))
     if pass_seconds * job.per_image * min(size, n) <= _BLOCK_SECONDS:
         return size
     images = int(_BLOCK_SECONDS / max(_seconds_per_image(job, n), 1e-9))

@@ -20,6 +20,18 @@ def test_a_block_is_bounded_in_work_as_in_bytes(images, tmp_path, monkeypatch, g
     assert [p.name for p in sorted((tmp_path / "a.cube").glob("part-*"))] == [f"part-0000{k}.h5" for k in range(3)]
 
 
+def test_a_batch_of_wide_features_is_cut(images, tmp_path, monkeypatch, go, same, Pixels):
+    """Memory holds a few blocks, whatever the batch."""
+    whole = go(Pixels(), images)
+    per_image = 4 * 6 * sum(whole.n_features.values())
+    for bound, in_block in ((64 * per_image, 64), (64 * per_image - 1, 32), (5 * per_image, 4), (1, 1)):
+        monkeypatch.setattr(_block_size, "_BLOCK_BYTES", bound)
+        monkeypatch.setattr(_block_size, "_BATCH_BYTES", bound)
+        folder = tmp_path / f"{bound}.cube"
+        same(go(Pixels(), images, out=folder, batch_size=64), whole)
+        assert json.loads((folder / "cube.json").read_text())["block_size"] == in_block
+
+
 class Slow:
     """A clock in which every forward pass of one image takes a second."""
 
