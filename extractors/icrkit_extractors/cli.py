@@ -25,8 +25,9 @@ from icrkit_extractors import models, noise, views
 from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, options_of, shard_of, view_of
 from icrkit_extractors._checkpoint import stored_step
 from icrkit_extractors._onnx import OnnxSource
+from icrkit_extractors._plan import plan_lines
 from icrkit_extractors._steps import steps_of
-from icrkit_extractors.run import Estimate, estimate, extract, extract_course
+from icrkit_extractors.run import estimate, extract, extract_course
 
 __all__ = ["main"]
 
@@ -54,30 +55,6 @@ def _shown(layers: Mapping[str, Any]) -> str:
     width = max(map(len, layers), default=0)
     rows = (f"{name:{width}}  {'' if shape is None else shape}" for name, shape in layers.items())
     return "\n".join(printable(row).rstrip() for row in rows)
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
-
-
-def _planned(cost: Estimate) -> str:
-    layers = ", ".join(f"{name} ({d} features)" for name, d in cost.layers.items())
-    return (
-        f"layers: {printable(layers)}\n"
-        f"forward passes: {cost.forwards} ({cost.n_images} images x {cost.n_views} views x {cost.n_levels} levels)\n"
-        f"features: {_size(cost.bytes)}\n"
-        f"time: about {_seconds(cost.seconds)} at {cost.images_per_second:.0f} img/s"
-    )
 
 
 _ONNX_SETTINGS = ("threads", "given", "image_layout")
@@ -317,7 +294,10 @@ def main(
         cost = dataclasses.replace(
             cost, forwards=cost.forwards * len(pairs), bytes=cost.bytes * len(pairs), seconds=cost.seconds * len(pairs)
         )
-        return strict_json({**vars(cost), "images_per_second": cost.images_per_second}) if as_json else _planned(cost)
+        if as_json:
+            further = {"images_per_second": cost.images_per_second, "layer_bytes": cost.layer_bytes}
+            return strict_json({**vars(cost), **further})
+        return "\n".join(map(printable, plan_lines(cost, moments_only)))
     if out is None:
         raise click.UsageError("--out is needed: the folder of the store to write, such as features.cube")
     given |= {"resume": resume, "progress": not quiet, "moments_only": moments_only}

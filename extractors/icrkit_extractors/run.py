@@ -193,6 +193,32 @@ class Estimate:
         """Forward passes of one image a second."""
         return self.forwards / self.seconds if self.seconds else math.inf
 
+    @property
+    def layer_bytes(self) -> dict[str, int]:
+        """Bytes of each layer's features."""
+        every = max(1, sum(self.layers.values()))
+        return {name: self.bytes * d // every for name, d in self.layers.items()}
+
+    @property
+    def layer_moments(self) -> dict[str, int]:
+        """Bytes of each layer's moments with ten folds, in memory until the end."""
+        return {name: 16 * self.n_levels * 10 * d**2 for name, d in self.layers.items()}
+
+    def least_images(self, layer: str) -> int:
+        """Images below which a layer's ICR has no value: its residual covariance is singular.
+
+        Parameters
+        ----------
+        layer : str
+            One of ``layers``.
+
+        Returns
+        -------
+        int
+            For two views or more. Several times as many are needed for a sound answer.
+        """
+        return -(-(self.layers[layer] + 1) // max(1, self.n_views - 1)) + 1
+
 
 def estimate(
     src: Source,

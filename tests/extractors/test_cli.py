@@ -86,6 +86,13 @@ def test_a_dry_run_writes_nothing(images, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz"]
 
 
+def test_a_dry_run_says_what_a_wide_layer_takes(images):
+    given = ("--images", images, "--layers", "mid", "--sigmas", "0.02:2:5", "--dry-run", "--pool", "none")
+    result = icrkit(*NET, *given, "--moments-only")
+    assert "moments, in memory: 13.4 GB" in result.stdout and "hint: ICR needs more images than 24" in result.stdout
+    assert json.loads(icrkit(*NET, *given, "--json").stdout)["layer_bytes"] == {"mid": 3932160}
+
+
 def test_shards_resume_and_views(images, pictures, tmp_path):
     what = ("--images", images, "--layers", "mid", "--sigmas", "0.05,0.4", "--out", tmp_path / "a.cube", "--quiet")
     how = ("--views", "paper:level=5", "--n-views", 3, "--seed", 4, "--batch-size", 8, "--fresh-noise")
