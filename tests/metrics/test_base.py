@@ -209,6 +209,7 @@ def test_a_stream_is_the_whole(est, offset):
     assert number_of(more.fit(h[:30])) == number_of(clone(est).fit(h[:30]))  # forgets what came before
 
 
+@pytest.mark.filterwarnings("ignore:.* features identical to those of an image before")
 @pytest.mark.parametrize("est", MEASURES, ids=repr)
 def test_from_moments_is_fit(est):
     h = features(61, d=8)

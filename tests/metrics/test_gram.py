@@ -435,7 +435,9 @@ def test_no_residual():
 def test_non_finite_features_are_found(value, normalize):
     h = features(20, 2, 60).astype(np.float32)
     h[7, 1, 41] = value
-    with pytest.raises(NonFiniteError, match=r"1 of 2400 features are NaN or inf.* image 7, view 1, feature 41"):
+    with pytest.raises(
+        NonFiniteError, match=r"1 of 2400 features are missing, NaN or inf.* image 7, view 1, feature 41"
+    ):
         ICREstimator(regularization=0.1, normalize=normalize).fit(h)
 
 

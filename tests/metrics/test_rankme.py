@@ -41,6 +41,7 @@ def test_epsilon_counts_for_every_direction_that_there_may_be_and_for_no_other()
     assert ik.rankme(line, epsilon=0) == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.* features identical to those of an image before")
 def test_epsilon_may_lift_the_value_beyond_the_number_of_directions():
     n = 400
     lifted, bound = ik.rankme(np.eye(n)) / n - 1, n * 1e-7 * np.log(1e7)
@@ -136,6 +137,7 @@ def test_uncentred_effective_rank_is_rankme_without_epsilon():
 # ---- degenerate -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.* features identical to those of an image before")
 def test_what_is_wrong_is_named():
     h = features()
     with pytest.raises(DegenerateFeaturesError, match=r"6 feature\(s\) of 40 rows are all zero"):
