@@ -11,6 +11,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,86 @@ def deep_json(folder: Path) -> Path:
     return folder / "a.safetensors"
 
 
+def archive_of_no_arrays(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        archive.writestr("mid.npy", b"no array at all")
+    return folder / "a.npz"
+
+
+def archive_of_nothing(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "a.npz", "w"):
+        return folder / "a.npz"
+
+
+def encrypted_archive(folder: Path) -> Path:
+    return in_directory(arrays(folder, features()), 8, b"\x01\x00")
+
+
+def archive_by_an_unknown_method(folder: Path) -> Path:
+    return in_directory(arrays(folder, features()), 10, b"\xff\xff")
+
+
+def archive_of_a_later_version(folder: Path) -> Path:
+    return in_directory(arrays(folder, features()), 6, b"\xff\x00")
+
+
+def in_directory(path: Path, at: int, new: bytes) -> Path:
+    """Bytes of the first entry of an archive's directory."""
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"PK\x01\x02") + at
+    raw[place : place + len(new)] = new
+    path.write_bytes(raw)
+    return path
+
+
+def header_of_no_python(folder: Path) -> Path:
+    np.save(folder / "a.npy", features())
+    raw = (folder / "a.npy").read_bytes()
+    (folder / "a.npy").write_bytes(raw.replace(b"), }", b"),  ", 1))
+    return folder / "a.npy"
+
+
+def pickle_that_ends_early(folder: Path) -> Path:
+    torch = pytest.importorskip("torch")
+    torch.save({"mid": torch.from_numpy(features())}, folder / "b.pt")
+    with zipfile.ZipFile(folder / "b.pt") as old, zipfile.ZipFile(folder / "a.pt", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(b"X\x03\x00\x00\x00mid", b"h\x2e\x00\x00\x00mid"))
+    return folder / "a.pt"
+
+
+def broken_metadata(folder: Path) -> Path:
+    """Links of the root that lead nowhere, which h5py meets with a KeyError or RuntimeError."""
+    with h5py.File(folder / "a.nc", "w", libver="latest") as file:
+        file["mid"] = features()
+        file["up"] = features()
+    raw = bytearray((folder / "a.nc").read_bytes())
+    places = [i for i in range(len(raw)) if raw.startswith(b"OHDR", i)]
+    raw[places[-1] + 8] ^= 1
+    (folder / "a.nc").write_bytes(raw)
+    return folder / "a.nc"
+
+
+def strings_without_end(folder: Path) -> Path:
+    """The heap of strings on which HDF5 spins: 8 zero bytes in its free space."""
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("image", data=[f"image {i}" for i in range(40)], dtype=h5py.string_dtype())
+    raw = bytearray((folder / "a.h5").read_bytes())
+    heap = raw.index(b"GCOL")
+    place = heap + 32 + -(-int.from_bytes(raw[heap + 24 : heap + 32], "little") // 8) * 8
+    raw[place : place + 16] = bytes(16)
+    (folder / "a.h5").write_bytes(raw)
+    return folder / "a.h5"
+
+
+def lost_chunk(folder: Path) -> Path:
+    pytest.importorskip("zarr")
+    ik.from_arrays({"mid": features()}, SIGMAS).to_xarray().to_zarr(folder / "a.zarr", zarr_format=2)
+    next(path for path in (folder / "a.zarr" / "mid").iterdir() if path.name[0] == "0").unlink()
+    return folder / "a.zarr"
+
+
 def external_link(folder: Path) -> Path:
     (folder / "secret.txt").write_text("secret")
     with h5py.File(folder / "a.nc", "w") as file:
@@ -193,7 +274,9 @@ READ = [
     truncated_part, flipped_bit, torn_line_in_the_middle, half_written, missing_part, two_dimensional, objects, strings,
     complex_numbers, not_finite, constant_feature, one_view, one_image, same_views, same_ids, too_wide,
     same_feature_twice, huge_shape, deep_json, external_link, nested_groups, no_file_of_ours, empty_file,
-    wrong_type_in_the_configuration, empty_folder,
+    wrong_type_in_the_configuration, empty_folder, archive_of_no_arrays, archive_of_nothing, encrypted_archive,
+    archive_by_an_unknown_method, archive_of_a_later_version, header_of_no_python, pickle_that_ends_early,
+    broken_metadata, strings_without_end, lost_chunk,
 ]  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def open_torch(path: Path) -> Cube:
         raise MissingDependencyError(f"{path} needs torch: pip install torch") from error
     import pickle
 
-    zipped = zipfile.is_zipfile(path)
+    with parsing(path):
+        zipped = zipfile.is_zipfile(path)
     if zipped:
         _check_stored(path)
     with parsing(path):
@@ -132,6 +133,8 @@ def _mapped(path: Path, entry: dict[str, Any], base: int, size: int) -> NDArray[
 
 def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
     arrays = dict(arrays)
+    if not arrays:
+        raise CubeFormatError(f"{path} holds no arrays; expected one per layer: (image, view, sigma, feature)")
     known: dict[str, Any] = {key: arrays.pop(key) for key in ("sigmas", "labels", "image_ids") if key in arrays}
     for name, array in arrays.items():
         if array.dtype.kind != "f":

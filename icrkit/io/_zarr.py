@@ -71,8 +71,9 @@ def check_chunks(array: Any, folder: Path, where: str) -> None:
     if not folder.is_dir() or 0 in array.shape:
         return
     counts = [-(-side // step) for side, step in zip(array.shape, grid, strict=True)]
-    # A chunk that holds nothing but the fill value need not be written: so may a single value be, or labels.
-    if math.prod(array.shape) == 1 or (array.ndim == 1 and folder.name in _MAY_BE_EQUAL):
+    # A chunk that holds nothing but the fill value need not be written: so may a single value be, or all labels.
+    may_be_equal = math.prod(array.shape) == 1 or (array.ndim == 1 and folder.name in _MAY_BE_EQUAL)
+    if may_be_equal and not _has_chunks(folder / array.metadata.encode_chunk_key((0,) * array.ndim)):
         return
     # However many are declared: as soon as one is lost, the search is over.
     places = itertools.product(*map(range, counts))
@@ -85,6 +86,11 @@ def check_chunks(array: Any, folder: Path, where: str) -> None:
     if shards is None and any("blosc" in repr(codec).lower() for codec in array.compressors):
         for place in itertools.product(*map(range, counts)):
             _check_blosc(folder / array.metadata.encode_chunk_key(place), n_bytes, f"{where}, chunk {place}")
+
+
+def _has_chunks(first: Path) -> bool:
+    # Beside the metadata, the folder of an array's first chunk holds chunks, whose names are numbers.
+    return first.parent.is_dir() and any(item.name[:1].isdigit() for item in first.parent.iterdir())
 
 
 def _check_blosc(path: Path, n_bytes: int, where: str) -> None:

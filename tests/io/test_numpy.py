@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,30 @@ def test_damaged(tmp_path: Path, values: np.ndarray) -> None:
         (tmp_path / name).write_bytes(raw[: len(raw) // 2])
         with pytest.raises(CubeCorruptError):
             open_cube(tmp_path / name)
+
+
+@pytest.mark.parametrize("sides", [(10**5, 2, 10**11), (2**62, 2, 8), (10**30, 2, 4)])
+def test_a_small_archive_that_declares_petabytes(tmp_path: Path, sides: tuple[int, ...]) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {sides}, }}"
+    header += " " * (117 - len(header)) + "\n"
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+            archive.writestr("mid.npy", member)
+        with pytest.raises(CubeTooLargeError, match=r"a\.npz, array 'mid' .*declares .* and holds 64 bytes"):
+            open_cube(tmp_path / "a.npz")
+
+
+def test_what_is_not_an_array(tmp_path: Path) -> None:
+    for name, content in (("mid.npy", b"text"), ("mid.npy", b""), ("readme.txt", b"text"), ("mid.npy/", b"")):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr(name, content)
+        with pytest.raises((CubeCorruptError, CubeFormatError), match=r"a\.npz"):
+            open_cube(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w"):
+        pass
+    with pytest.raises(CubeFormatError, match=r"a\.npz holds no arrays"):
+        open_cube(tmp_path / "a.npz")
 
 
 def test_larger_than_memory(tmp_path: Path, values: np.ndarray, monkeypatch: Any) -> None:

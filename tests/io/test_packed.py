@@ -38,6 +38,16 @@ class TestPackedDamage:
         with pytest.raises(CubeCorruptError, match="bytes"):
             open_cube(out)
 
+    @pytest.mark.parametrize("n", [-5000, -193, -192, -191, -1, 1, 191, 192, 5000, 100_000])
+    def test_lost_or_gained_bytes(self, store: Any, tmp_path: Path, n: int) -> None:
+        """A pack without its digest is not read as somebody else's file."""
+        out = pack(store.write(tmp_path / "a.cube"), tmp_path / "a.h5")
+        whole = out.read_bytes()
+        for name in ("a.h5", "a.nc"):
+            (tmp_path / name).write_bytes(whole[:n] if n < 0 else whole + b"\n" * n)
+            with pytest.raises(CubeCorruptError, match=name.replace(".", r"\.")):
+                open_cube(tmp_path / name)
+
     def test_damaged_digest(self, store: Any, tmp_path: Path) -> None:
         out = pack(store.write(tmp_path / "a.cube"), tmp_path / "a.h5")
         whole = out.read_bytes()

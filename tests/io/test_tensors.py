@@ -152,10 +152,35 @@ class TestOtherTensors:
         with pytest.raises(CubeFormatError, match="is compressed"):
             open_cube(tmp_path / "b.pt")
 
-    @pytest.mark.parametrize("kind", ["sparse", "meta"])
+    @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch: nested and quantised tensors may change
+    @pytest.mark.parametrize("kind", ["sparse", "meta", "nested", "jagged", "quantised"])
     def test_no_plain_values(self, tmp_path: Path, kind: str) -> None:
         torch = pytest.importorskip("torch")
-        tensor = torch.zeros(4, 3).to_sparse() if kind == "sparse" else torch.zeros(4, 3, device="meta")
-        torch.save({"mid": tensor}, tmp_path / "a.pt")
-        with pytest.raises((CubeFormatError, UnsafeModelError)):
+        make = {
+            "sparse": lambda: torch.zeros(4, 3).to_sparse(),
+            "meta": lambda: torch.zeros(4, 3, device="meta"),
+            "nested": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]),
+            "jagged": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged),
+            "quantised": lambda: torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
+        }
+        torch.save({"mid": make[kind]()}, tmp_path / "a.pt")
+        with pytest.raises((CubeFormatError, UnsafeModelError), match=r"a\.pt"):
             open_cube(tmp_path / "a.pt")
+
+    @pytest.mark.parametrize("place", [4, 6, 8, 10, 12, 16])
+    def test_damaged_directory(self, tmp_path: Path, values: np.ndarray, place: int) -> None:
+        """Fields of the record at the end of an archive, which zipfile looks at when it is asked whether it is one."""
+        torch = pytest.importorskip("torch")
+        torch.save({"mid": torch.from_numpy(values)}, tmp_path / "a.pt")
+        raw = bytearray((tmp_path / "a.pt").read_bytes())
+        for mark, at in ((b"PK\x05\x06", place), (b"PK\x06\x07", place), (b"PK\x06\x06", place)):
+            damaged = raw.copy()
+            begin = damaged.rfind(mark) + at
+            damaged[begin : begin + 2] = b"\xff\x7f"
+            (tmp_path / "a.pt").write_bytes(damaged)
+            try:
+                found = open_cube(tmp_path / "a.pt").level().values
+            except (CubeCorruptError, CubeFormatError, UnsafeModelError) as error:
+                assert "a.pt" in str(error)
+            else:
+                assert_array_equal(found, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,28 @@ def test_all_damage_is_listed_at_once(store: Any, flip_bit: Flip, tmp_path: Path
         f"3 of 5 blocks are damaged: part-00000.h5 (missing), part-00002.h5 (100 of {sizes[2]} bytes), "
         "part-00004.h5 (bytes changed)."
     ) in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["label", "id", "labels", "swap"])
+def test_a_changed_manifest(store: Any, tmp_path: Path, change: str) -> None:
+    """Parts repeat the ids and labels of their line, so that no other may stand there."""
+    path = store.write(tmp_path / "a.cube")
+    manifest = path / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    if change == "label":
+        lines[2]["labels"][1] += 1
+    elif change == "id":
+        lines[2]["ids"][1] = "another"
+    elif change == "labels":
+        lines[2]["labels"] = None
+    else:
+        ids = lines[2]["ids"]
+        ids[0], ids[1] = ids[1], ids[0]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(CubeCorruptError, match=r"1 of 5 blocks are damaged: part-00002\.h5 \(its image ids or labels"):
+        verify(path)
+    with pytest.raises((CubeCorruptError, CubeFormatError)):
+        open_cube(path)["mid"].values  # noqa: B018
 
 
 def test_what_was_read_before_is_hashed_again(store: Any, flip_bit: Flip, tmp_path: Path) -> None:

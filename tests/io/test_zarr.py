@@ -43,6 +43,17 @@ def test_labels_of_one_class_are_whole(tmp_path: Path) -> None:
     assert open_cube(path).labels.tolist() == [0] * 8
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_lost_labels(tmp_path: Path, version: int) -> None:
+    data = from_arrays({"mid": VALUES}, [0.1], labels=[1, 1, 2, 2, 1, 1, 2, 2]).to_xarray()
+    path = tmp_path / "a.zarr"
+    data.to_zarr(path, zarr_format=version, encoding={"labels": {"chunks": (4,)}})
+    assert open_cube(path).labels.tolist() == [1, 1, 2, 2, 1, 1, 2, 2]
+    (path / "labels" / ("0" if version == 2 else "c/0")).unlink()
+    with pytest.raises(CubeIncompleteError, match=r"array 'labels' lacks chunk \(0,\) of \(2,\)"):
+        open_cube(path)
+
+
 def test_lost_ids(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zarr", 3)
     shutil.rmtree(path / "image" / "c")
