@@ -114,15 +114,17 @@ def compare(
                 "column": rank_by, "greater_is_better": greater, "metrics": records(ranks.reset_index()),
             }  # fmt: skip
         say_json(facts)
+        _check_ranks(ranks, rank_by, table)
         return
     say_table(table, {name: up if name == rank_by else None for name in outside.names})
     say_tests(table)
-    if ranks is not None:
+    if ranks is not None and ranks["rho"].notna().any():
         say_ranks(ranks, f"{rank_by}, lower is better" if up is False else rank_by)
         widths = sorted(set(table["n_features"]))
         if len(widths) > 1 and "icr" in table:
             numbers = " and ".join(map(str, widths))
             say(f"Rows of {numbers} features are ranked together: ICR does not compare between them.")
+    _check_ranks(ranks, rank_by, table)
 
 
 # Columns of the table that are no metrics, and that metrics may be ranked by.
@@ -241,6 +243,25 @@ def _ranks(table: Any, column: str, up: bool | None) -> Any:
     if not inside.all():
         ranks["rho_all"] = rank_correlation(table, column, greater_is_better=up)["rho"]
     return ranks
+
+
+def _check_ranks(ranks: Any, column: str | None, table: Any) -> None:
+    """Refuse to have been asked for a rank correlation and to have none; what else there is has been said."""
+    if ranks is None or ranks["rho"].notna().any():
+        return
+    rows = table[table["trained"].fillna(True).astype(bool)]
+    if ranks["n"].max() < _LEAST_ROWS:
+        beyond = "" if len(rows) == len(table) else " inside the noise that the network was trained on"
+        most = int(ranks["n"].max())
+        reason = f"{_LEAST_ROWS} rows are needed that have both numbers{beyond}, and there are {most} at most"
+    elif rows[column].nunique() == 1:
+        reason = f"all rows have the same {column}"
+    else:
+        reason = "every metric has one number in all rows"
+    raise ValueError(f"no rank correlation with {column}: {reason}")
+
+
+_LEAST_ROWS = 3  # those of a rank correlation
 
 
 def _draw(table: Any, plot: str | None, curves: str | None) -> None:

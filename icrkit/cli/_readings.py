@@ -91,7 +91,9 @@ def course(
     from icrkit.report import Course, write_report
 
     check_targets({plot: FIGURES, expansion: FIGURES, report: PAGES})
-    result = Course.of(_checkpoints(paths), progress=not quiet, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "layer .* is left out", UserWarning)  # said with the result
+        result = Course.of(_checkpoints(paths), progress=not quiet, **options)
     if plot is not None:
         result.save_figure(plot)
     if expansion is not None:

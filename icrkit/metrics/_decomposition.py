@@ -292,8 +292,7 @@ def refuse_constant(features: NDArray[np.int64], n_features: int, name: str = "t
     """Say that these features are constant."""
     raise DegenerateFeaturesError(
         f"{features.size} of {n_features} features of {name} are constant: {_listed(features)}. Dead units are common "
-        "in real networks: leave them out, or let drop_constant=True of ICREstimator, TrainingCourse, ICRMonitor or "
-        "compare do it."
+        "in real networks: leave them out; drop_constant=True, where there is one, does so and records them."
     )
 
 

@@ -117,6 +117,8 @@ class SigmaCurveDisplay:
     ) -> Self:
         """Draw what a fitted :class:`icrkit.SemanticWindow` found in its best layer.
 
+        Without evidence for a level none is marked.
+
         Parameters
         ----------
         window : SemanticWindow
@@ -152,8 +154,8 @@ class SigmaCurveDisplay:
             high=high,
             criterion=drawn,
             plugin=one["plugin"].to_numpy() if drawn == "icr" else None,
-            chosen=window.best_sigma_,
-            window=window.window_,
+            chosen=window.best_sigma_ if window.has_evidence_ else None,
+            window=window.window_ if window.has_evidence_ else None,
             trained_range=window.trained_range_,
             accuracy=accuracy,
             accuracy_error=accuracy_error,

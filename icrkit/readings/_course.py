@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Self
 
@@ -29,7 +30,7 @@ from icrkit.metrics._decomposition import traces, without_constant
 from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
 from icrkit.readings._pairing import Draws, check_same_folds, trained_range_of
-from icrkit.readings._reading import Reading, criterion_of, fold_contributions, naming, read_features
+from icrkit.readings._reading import READ_ERRORS, Reading, criterion_of, fold_contributions, naming, read_features
 
 __all__ = ["TrainingCourse", "Turn", "find_turn"]
 
@@ -665,6 +666,9 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         Of the true fall from the truly best step, whichever that is, to the last: the choice is paid for.
     relative_fall_ : float
         `fall_` over the value at the best step; NaN where that is not above 0, as it may be where there is almost none.
+    refused_ : dict of str to str
+        Layers that could not be measured at some checkpoint, such as one too wide for the images, and why. The others
+        are read.
     turn_ : Turn
         With positions instead of steps, counted from the end of the warm-up.
     by_level_ : xarray.Dataset
@@ -748,7 +752,8 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
             Fewer than three checkpoints after the warm-up; fewer than 8 folds, or, of more than 95 % confidence, than
             :func:`icrkit.readings.find_turn` needs; too few images for the features.
         DegenerateFeaturesError, IllConditionedError, NonFiniteError
-            Of some checkpoint; the message says which.
+            Of some checkpoint, where no layer is left or the one asked for is not; the message says which. Where others
+            are left, it is a warning.
         """
         criterion_of(self.criterion)
         read = _Reader(self)
@@ -763,8 +768,13 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         if len(used) < 3:
             late = f" from step {self.warm_up} on" if self.warm_up > 0 else ""
             raise NotEnoughDataError(f"a course needs at least three checkpoints, and has {len(used)}{late}")
-        curve = _curve(read, {"layer": list(read.first.layers), "sigma": read.first.sigmas})
-        self._judge(_Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], read.level))
+        layers = read.leave_out_refused()
+        for layer, reason in read.refused.items():
+            warnings.warn(f"layer {layer} is left out: {reason}", stacklevel=2)
+        curve = _curve(read, {"layer": list(layers), "sigma": read.first.sigmas})
+        self._judge(
+            _Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], read.level, read.refused)
+        )
         return self
 
     def with_criterion(self, criterion: str) -> Self:
@@ -818,6 +828,7 @@ class TrainingCourse(BaseEstimator):  # type: ignore[misc]
         # Nothing below raises: a fit that fails leaves the one before it whole.
         judged: Judgement = grid[layer, read.level]
         self._readings = read
+        self.refused_ = dict(read.refused)
         self.curve_, self.by_level_ = curve, by_level
         self.layer_, self.sigma_ = str(layers[layer]), float(sigmas[read.level])
         self.turn_ = judged.turn
@@ -843,6 +854,7 @@ class _Readings(NamedTuple):
     readings: list[Any]  # by step after the warm-up: array (layer, sigma) of LevelReading
     steps: NDArray[np.int64]  # after the warm-up
     level: int  # of the headline
+    refused: dict[str, str]
 
 
 class Judgement(NamedTuple):
@@ -879,6 +891,7 @@ class _Reader:
         self._counts: dict[tuple[int, int], tuple[Moments, int]] = {}
         self._looks = Looks(course.confidence, course.random_state)
         self.steps: list[int] = []
+        self.refused: dict[str, str] = {}  # layers that cannot be measured at some step, and why
         self.readings: list[Any] = []  # by step: array (layer, sigma) of LevelReading
         self.traces: list[NDArray[np.float64]] = []  # by step: (layer, sigma, 3)
 
@@ -896,17 +909,36 @@ class _Reader:
         readings = np.empty((len(self.first.layers), len(space.sigmas)), dtype=object)
         traces_of = np.full((*readings.shape, len(_TRACES)), np.nan)
         for i, layer in enumerate(self.first.layers):
-            for k in range(len(space.sigmas)):
-                place, features = space.place(name, layer, k), space.level(layer, k)
-                moments, readings[i, k] = read_level(features, place, **self._options)
-                self._check_counts((i, k), moments, place)
-                self._looks.check(readings[i, k].of(self._course.criterion).n_folds, place)
-                if space.cube is not None:
-                    unit = Moments.from_cube(features, n_folds=0, normalize="l2")
-                    traces_of[i, k] = traces(unit)
+            if layer in self.refused:
+                continue
+            try:
+                for k in range(len(space.sigmas)):
+                    readings[i, k], traces_of[i, k] = self._read((i, k), space, name)
+            except READ_ERRORS as error:
+                self.refused[layer] = str(error)
+                if layer == self._course.layer or len(self.refused) == len(self.first.layers):
+                    raise
         self.steps.append(step)
         self.readings.append(readings)
         self.traces.append(traces_of)
+
+    def _read(self, at: tuple[int, int], space: Space, name: str) -> tuple[LevelReading, Any]:
+        """A layer at a level, and its traces."""
+        layer, k = self.first.layers[at[0]], at[1]
+        place, features = space.place(name, layer, k), space.level(layer, k)
+        moments, reading = read_level(features, place, **self._options)
+        self._check_counts(at, moments, place)
+        self._looks.check(reading.of(self._course.criterion).n_folds, place)
+        if space.cube is None:
+            return reading, np.nan
+        return reading, traces(Moments.from_cube(features, n_folds=0, normalize="l2"))
+
+    def leave_out_refused(self) -> tuple[str, ...]:
+        """Keep the layers that were measured at every step; returns them."""
+        left = [i for i, layer in enumerate(self.first.layers) if layer not in self.refused]
+        self.readings = [readings[left] for readings in self.readings]
+        self.traces = [part[left] for part in self.traces]
+        return tuple(self.first.layers[i] for i in left)
 
     def _check_counts(self, at: tuple[int, int], moments: Moments, place: str) -> None:
         known, width = self._counts.setdefault(at, (fold_counts(moments), moments.n_features))

@@ -21,6 +21,7 @@ from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._decomposition import ResidualModel
 from icrkit.metrics._icr import plug_in_snr
+from icrkit.readings._evidence import Evidence
 from icrkit.readings._pairing import sigma_range, trained_range_of
 from icrkit.readings._reading import (
     CRITERIA,
@@ -167,6 +168,9 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     best_layer_ : str
     confidence_set_ : ndarray
         Every candidate of `best_layer_` that may be the best.
+    has_evidence_ : bool
+        Whether `best_sigma_` may be named: there are as many images as were studied, numbers are finite, and some
+        candidate is shown to be worse.
     window_ : tuple of float
         (low, high): the contiguous run of `confidence_set_` around `best_sigma_`.
     at_edge_ : bool
@@ -179,8 +183,9 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     refused_ : dict of str to str
         Layers that could not be measured, such as one too wide for the images, and why. The others are read.
     by_layer_ : xarray.Dataset
-        By layer: ``best_sigma``, ``window_low``, ``window_high``, ``at_edge``, ``icr`` and ``information`` at the best
-        level, and ``may_be_best``, whether no other layer has more information, each at its best level.
+        By layer: ``best_sigma``, ``has_evidence``, ``window_low``, ``window_high``, ``at_edge``, ``icr`` and
+        ``information`` at the best level, and ``may_be_best``, whether no other layer has more information, each at its
+        best level.
 
     Notes
     -----
@@ -274,20 +279,27 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         curve = xr.concat([found.curve for found in layers.values()], dim="layer")
         self.trained_range_ = trained_range
         self.curve_ = curve.assign(trained=("sigma", trained))
-        self._choose(layers, sigmas, np.flatnonzero(trained))
+        sizes = cube.n_images, cube.n_views
+        evidence = {name: Evidence(*sizes, cube.n_features[name], self.n_folds) for name in layers}
+        self._choose(layers, evidence, sigmas, np.flatnonzero(trained))
         return self
 
-    def _choose(self, layers: dict[str, _Layer], sigmas: Vector, candidates: NDArray[np.int64]) -> None:
+    def _choose(
+        self, layers: dict[str, _Layer], evidence: dict[str, Evidence], sigmas: Vector, candidates: NDArray[np.int64]
+    ) -> None:
         rows, at_best = [], []
         for name, (curve, readings) in layers.items():
             merit, _ = merits([readings[self.criterion][k] for k in candidates])
             in_set = curve["in_set"].to_numpy()[candidates]
             best, run = int(merit.argmax()), sigmas[candidates[window_around(merit, in_set)]]
             at_best.append(readings["information"][candidates[best]])
+            decides = readings[self.criterion][candidates[best]]
+            is_finite = bool(np.isfinite([decides.value, decides.low, decides.high]).all())
             rows.append(
                 {
                     "layer": name,
                     "best_sigma": sigmas[candidates[best]],
+                    "has_evidence": evidence[name].enough and is_finite and not bool(in_set.all()),
                     "window_low": run[0],
                     "window_high": run[-1],
                     "at_edge": best in (0, len(merit) - 1),
@@ -301,6 +313,7 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         self.best_layer_ = str(rows[int(np.argmax([one.merit for one in at_best]))]["layer"])
         chosen = self.by_layer_.sel(layer=self.best_layer_)
         self.best_sigma_ = float(chosen["best_sigma"])
+        self.has_evidence_ = bool(chosen["has_evidence"])
         self.window_ = (float(chosen["window_low"]), float(chosen["window_high"]))
         self.at_edge_ = bool(chosen["at_edge"])
         self.confidence_set_ = sigmas[layers[self.best_layer_].curve["in_set"].to_numpy()]

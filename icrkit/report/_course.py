@@ -212,7 +212,7 @@ class Course:
         if isinstance(cubes, TrainingCourse):
             return cls._of_fitted(cubes)
         checkpoints = list(cubes)
-        # The criterion is checked by the first fit.
+        # The criterion is checked by the fit.
         reads = TrainingCourse(criterion, layer, sigma, warm_up=warm_up, drop_constant=drop_constant)
         fitted = reads.fit(checkpoints, progress=progress)
         other = fitted.with_criterion(TERMS[criterion].other)
@@ -277,6 +277,11 @@ class Course:
         return [float(sigma) for sigma in self.curve["sigma"].to_numpy()]
 
     @property
+    def refused(self) -> dict[str, str]:
+        """Layers that could not be measured, and why."""
+        return dict(self.course.refused_)
+
+    @property
     def place(self) -> str:
         """Layer and level of the call, in words."""
         return f"layer {self.course.layer_}" + _at_level(self.course.sigma_)
@@ -309,6 +314,7 @@ class Course:
         said = [f"{self.evidence.missing(self.course.layer_)}."] if not self.evidence.enough else []
         said += [self._said_of_the_call(), *self._said_of_what_was_tested()]
         said += [self._said_of_the_other(), self._said_of_the_levels(), *self._said_of_the_level()]
+        said += [f"Layer {layer} was not measured. {reason}" for layer, reason in self.refused.items()]
         beside = [series.sentence for series in self.series if series.sentence]
         said += [" ".join(beside)] if beside else []
         if self.course.sigma_ < LOW_SIGMA:  # not where the level is unknown
@@ -576,6 +582,7 @@ class Course:
                 }
                 for level in self.levels()
             ],
+            "refused": self.refused,
             "series": {
                 series.name: {
                     "steps": np.asarray(series.steps).tolist(),

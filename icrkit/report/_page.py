@@ -176,7 +176,7 @@ def _tiles(sweep: Sweep, examples: Examples | None) -> dict[str, Any]:
         {
             "sigma": float(sigma),
             "kind": "best"
-            if sigma == sweep.window.best_sigma_
+            if sweep.window.has_evidence_ and sigma == sweep.window.best_sigma_
             else ""
             if trained.get(float(sigma), True)
             else "outside",

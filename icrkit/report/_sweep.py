@@ -164,11 +164,13 @@ class Sweep:
     def missing(self) -> list[str]:
         """What a headline that names a level would need beside what there is: sentences; none if it names one."""
         layer, said = self.window.best_layer_, []
+        if self.window.has_evidence_:
+            return []
         if not self.evidence.enough:
             said.append(f"{self.evidence.missing(layer)}.")
         elif not self._is_finite:
             said.append(f"The {TERMS[self.criterion].name} of layer {layer} or its interval is not finite.")
-        elif not self.separates:
+        else:
             levels = listed(self.window.confidence_set_.tolist())
             said.append(
                 f"With {self.confidence:.0%} confidence the best of the levels that could be chosen may be any of "
@@ -295,13 +297,17 @@ class Sweep:
     # ---- what was found, in rows ----------------------------------------------------------------------------------
 
     def rows(self, layer: str) -> list[dict[str, Any]]:
-        """One dict a level, ascending: the variables of the curve, and ``best``, the best of the candidates."""
+        """One dict a level, ascending: the variables of the curve, ``best``, and ``chosen``.
+
+        The best is that of the candidates; it is chosen where there is evidence for it.
+        """
         one = self.curve.sel(layer=layer).drop_vars("layer")
         best = self._best(layer)
         columns = {"sigma": one["sigma"].to_numpy().tolist()}
         columns |= {str(name): one[name].to_numpy().tolist() for name in one.data_vars}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [{**row, "best": row["sigma"] == best} for row in rows]
+        evident = bool(self.window.by_layer_["has_evidence"].sel(layer=layer))
+        return [{**row, "best": row["sigma"] == best, "chosen": evident and row["sigma"] == best} for row in rows]
 
     def to_text(self, layer: str | None = None) -> str:
         """Table of one layer, by default the chosen one, for a terminal."""
@@ -313,22 +319,14 @@ class Sweep:
         head = f"    sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
         lines.append(head + "   accuracy" * with_accuracy)
         for row in rows:
-            mark = (
-                "->"
-                if row["best"] and not self.missing
-                else " *"
-                if row["in_set"]
-                else "  "
-                if row["trained"]
-                else "()"
-            )
+            mark = "->" if row["chosen"] else " *" if row["in_set"] else "  " if row["trained"] else "()"
             text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}"
             nats = (number(row[name], "information") for name in ("information", *_ENDS["information"]))
             text += "   {:>11}   {:>5} - {:<6}".format(*nats) + f"   {row['plugin']:>7.3f}"
             if with_accuracy:
                 text += f"   {row['accuracy']:.3f} +- {row['accuracy_error']:.3f}"
             lines.append(text)
-        words = "" if self.missing else f"-> best by {TERMS[self.criterion].name}   "
+        words = "" if not any(row["chosen"] for row in rows) else f"-> best by {TERMS[self.criterion].name}   "
         words += "* may be the best level"
         lines.append(words + "   () outside the trained range" * (not all(row["trained"] for row in rows)))
         return "\n".join(map(printable, lines))
@@ -369,7 +367,7 @@ class Sweep:
                 "confidence_set": [row["sigma"] for row in self.rows(layer) if row["in_set"]],
                 "rank_correlation": self.rank_correlation.get(layer, (None, None))[0],
                 "rank_correlation_all_levels": self.rank_correlation.get(layer, (None, None))[1],
-                "levels": [{k: v for k, v in row.items() if k != "best"} for row in self.rows(layer)],
+                "levels": [{k: v for k, v in row.items() if k not in ("best", "chosen")} for row in self.rows(layer)],
             }
             for layer in self.layers
         }
@@ -431,12 +429,13 @@ class Sweep:
             low=low,
             high=high,
             criterion=other,
-            window=self.window.window_,
+            window=self.window.window_ if self.window.has_evidence_ else None,
             trained_range=self.trained_range,
             confidence=self.confidence,
         ).plot(second)
-        second.axvline(chosen, color=INK, linewidth=0.8, zorder=1)
-        second.plot(chosen, float(one[other].sel(sigma=chosen)), "o", color=INK, markersize=6.5, zorder=4)
+        if self.window.has_evidence_:
+            second.axvline(chosen, color=INK, linewidth=0.8, zorder=1)
+            second.plot(chosen, float(one[other].sel(sigma=chosen)), "o", color=INK, markersize=6.5, zorder=4)
         for panel, name in ((first, self.criterion), (second, other)):
             dress(panel, _TITLES[name])  # short enough for a phone
         first.tick_params(labelbottom=False)

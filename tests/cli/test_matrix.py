@@ -282,14 +282,29 @@ def test_joined_numbers_are_printed(icrkit, store, tmp_path):
     outside = write(tmp_path / "o.csv", "\ufeffcube,an_accuracy_on_something,fid", "a,0.5,30")
     options = ["--layer", "mid", "--metrics", "icr", "--join", outside]
     result = icrkit("compare", store, *options, "--rank-by", "fid", "--lower-is-better")
-    assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if line.startswith("  ")]
     assert lines[1].startswith("  icr                     ↓") and len(lines[1]) == len(lines[2]) == len(lines[0])
     assert lines[2].split() == ["an_accuracy_on_something", *["0.500"] * 3]  # nobody says where it is better
     assert lines[3].split() == ["fid", "↓", *["30.00"] * 3]
-    assert "rank correlation with fid, lower is better (" in result.stdout
-    shown = icrkit("compare", store, *options, "--rank-by", "fid").stdout
-    assert "fid                     ↑" in shown and "rank correlation with fid (" in shown
+    assert "fid                     ↑" in icrkit("compare", store, *options, "--rank-by", "fid").stdout
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_no_rank_correlation_is_no_success(icrkit, tmp_path, as_json):
+    """The table is printed all the same: it has been computed."""
+    cube = ik.datasets.make_cube(60, 4, icr=[0.3, 0.6, 0.8], sigmas=[0.1, 1.0, 2.0])
+    np.savez(tmp_path / "a.npz", mid=cube["features"].to_numpy(), sigmas=[0.1, 1.0, 2.0])
+    alike = write(tmp_path / "alike.csv", "cube,fid", "a,30")
+    few = write(tmp_path / "few.csv", "cube,sigma,fid", "a,0.1,30", "a,1,20")
+    for outside, reason in ((alike, "all rows have the same fid"), (few, "3 rows are needed that have both numbers")):
+        options = ["--metrics", "icr,lidar", "--join", outside, "--rank-by", "fid", "--lower-is-better", *as_json]
+        result = icrkit("compare", tmp_path / "a.npz", *options)
+        assert result.exit_code == 1 and "icr" in result.stdout
+        assert f"icrkit: no rank correlation with fid: {reason}" in result.stderr
+        assert "rank correlation with" not in result.stdout
+    right = write(tmp_path / "right.csv", "cube,sigma,fid", "a,0.1,30", "a,1,20", "a,2,10")
+    result = icrkit("compare", tmp_path / "a.npz", "--metrics", "icr", "--join", right, "--rank-by", "fid", *as_json)
+    assert result.exit_code == 0, result.output
 
 
 def test_a_file_may_speak_of_steps(icrkit, assert_one_line, tmp_path):

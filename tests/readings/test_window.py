@@ -312,7 +312,9 @@ def test_constant_features_are_named_with_what_to_do(cube):
     with pytest.raises(
         DegenerateFeaturesError, match=r"^layer up, sigma 0\.2: 1 of 6 features are constant \(2\)"
     ) as e:
-        ik.SemanticWindow().fit(dead)
+        ik.SemanticWindow(layer="up").fit(dead)
+    with pytest.warns(UserWarning, match=r"layer up is left out: layer up, sigma 0\.2: 1 of 6 features"):
+        assert list(ik.SemanticWindow().fit(dead).refused_) == ["up"]
     assert "drop_constant" not in str(e.value) and "cube['up'].isel(feature=varying)" in str(e.value)
     varying = [0, 1, 3, 4, 5]
     left = ik.SemanticWindow().fit(dead["up"].isel(feature=varying))  # as the message says

@@ -439,3 +439,22 @@ def test_a_fitted_course_is_taken_as_it_is():
     assert taken.course is fitted and (taken.headline, taken.sentences[0]) == (read.headline, read.sentences[0])
     assert (taken.n_images, taken.n_views, taken.n_features) == (200, 2, {"features": 4})
     assert taken.to_json() == Course.of(fitted).to_json()
+
+
+def test_a_layer_that_cannot_be_measured_is_left_out_and_named() -> None:
+    wide = np.random.default_rng(0).standard_normal((N, VIEWS, 2, 500))
+    checkpoints = [
+        ik.from_arrays(
+            {"wide": wide, **{name: one[name].to_numpy() for name in one.layers}}, sigmas=one.sigmas, attrs=one.attrs
+        )
+        for one in cubes()
+    ]
+    with pytest.warns(UserWarning, match="layer wide is left out: step 100, layer wide"):
+        found = Course.of(checkpoints)
+    right = Course.of(cubes())
+    assert list(found.refused) == ["wide"] and sorted(found.layers) == ["mid", "up"]
+    assert found.headline == right.headline and found.to_text() == right.to_text()
+    assert any(said.startswith("Layer wide was not measured. step 100") for said in found.sentences)
+    assert list(json.loads(found.to_json())["refused"]) == ["wide"]
+    with pytest.raises(NotEnoughDataError, match="layer wide"):
+        Course.of(checkpoints, layer="wide")

@@ -11,7 +11,8 @@ import xarray as xr
 
 import icrkit as ik
 from icrkit.exceptions import CubeFormatError
-from icrkit.report import Sweep
+from icrkit.report import Sweep, write_report
+from icrkit.report._figure import figure
 
 SIGMAS = [0.001, 0.01, 0.1, 1.0]
 
@@ -192,3 +193,24 @@ def test_levels_that_are_alike_name_no_level():
     assert alike.headline == "No noise level can be named at which layer features is cleaner than at any other"
     assert "0.1, 0.2 or 0.4" in alike.sentences[0] and "->" not in alike.to_text()
     assert json.loads(alike.to_json())["evidence"]["sufficient"] is False
+
+
+@pytest.mark.parametrize("n_images", [80, 1000])
+def test_pictures_and_rows_mark_a_level_on_evidence_only(n_images: int, tmp_path: Path) -> None:
+    found = Sweep.of(ik.Cube(ik.datasets.load_fashion_cube().to_xarray().isel(image=slice(n_images))))
+    evident = n_images == 1000
+    assert found.window.has_evidence_ is evident
+    [layer] = found.layers
+    assert sum(row["chosen"] for row in found.rows(layer)) == evident and sum(r["best"] for r in found.rows(layer)) == 1
+    with figure((7, 5), found.panels) as (_, axes):
+        assert (found.draw(axes).chosen is None) is not evident
+        texts = [text.get_text() for panel in axes for text in panel.texts]
+        assert any("chosen" in text for text in texts) is evident
+        # A line at the level, in both panels.
+        verticals = [line for panel in axes for line in panel.lines if len(set(line.get_xdata())) == 1]
+        assert bool(verticals) is evident
+    text = write_report(found, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert ('<tr class="best"' in text) is evident
+    for words in ("the bold one is chosen", "Inside the chosen level", "the window of levels"):
+        assert (words in text) is evident
+    assert 'class="best' not in text or evident
