@@ -74,8 +74,12 @@ class Features:
 
         Unit vectors are float64: far from the origin they differ in their last digits only.
         """
-        single = self.array.dtype in (np.float16, np.float32) and self.normalize is None
-        return np.dtype(np.float32 if single else np.float64)
+        return np.dtype(np.float32 if self.single and self.normalize is None else np.float64)
+
+    @property
+    def single(self) -> bool:
+        """Whether the features themselves hold no more than float32's digits."""
+        return self.array.dtype in (np.float16, np.float32)
 
     @property
     def in_memory(self) -> bool:
@@ -163,11 +167,15 @@ def check_views(views: str | int, n_views: int) -> None:
 
 def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
     """Each feature vector divided by its length; a zero vector has no direction and stays zero, with a warning."""
-    # About the largest entry, whose square may leave the range of the type.
-    largest = np.abs(block).max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        block = np.where(largest > 0, block / largest, block)
-    norms = np.linalg.norm(block, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        squares = np.einsum("...d,...d->...", block, block)
+        tiny = np.finfo(block.dtype).tiny / np.finfo(block.dtype).eps ** 2
+        if not ((squares > tiny) & (squares < np.inf)).all():
+            # About the largest entry, whose square may leave the range of the type.
+            largest = np.abs(block).max(axis=-1, keepdims=True)
+            block = np.where(largest > 0, block / largest, block)
+            squares = np.einsum("...d,...d->...", block, block)
+    norms = np.sqrt(squares)[..., None]
     zero = norms == 0
     if zero.any():
         warnings.warn(f"{name}: {int(zero.sum())} feature vectors are all zero and stay zero", stacklevel=2)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from icrkit._features import Features, as_features, unit_rows
 from icrkit.exceptions import NonFiniteError
 from icrkit.metrics._base import FeatureTransformer
-from icrkit.metrics._distances import middle, squared_distances
+from icrkit.metrics._distances import MANY, middle, squared_distances
 
 __all__ = ["AlignUniform", "alignment", "uniformity"]
 
@@ -126,9 +126,10 @@ def uniformity(
     normalisation also under translation, while a scale c does what c^2 t in place of t would. Not under other affine
     maps.
 
-    All is float64: potentials of features that lie close together differ from 1 in their last digits. Where features
-    lie so far apart that potentials leave its range, each block has an origin of its own. Cost: N^2 d flops a view
-    (each pair once) and N^2/2 exponentials, V times that pooled.
+    Potentials are float64: those of features that lie close together differ from 1 in their last digits. So are the
+    products, but for float32 features in 2,048 rows or more, where their rounding averages out: right to 1e-7. Where
+    features lie so far apart that potentials leave float64's range, each block has an origin of its own. Cost: N^2 d
+    flops a view (each pair once) and N^2/2 exponentials, V times that pooled.
 
     References
     ----------
@@ -159,36 +160,46 @@ def uniformity(
         for a, rows in enumerate(by_view):
             np.subtract(block[:, a], centre, out=rows)
             rows *= np.sqrt(2.0 * t)
-        logs = [_log_mean_potential(rows, v if pooled else 1, block_size) for rows in scaled]
+        logs = [_log_mean_potential(rows, v if pooled else 1, block_size, features.single) for rows in scaled]
     return _finite(float(np.mean(logs)), features)
 
 
 # Half the greatest square of a row up to which no potential, and no factor of one, leaves the range of float64.
 _NEAR = 150.0
+_NEAR_SINGLE = 20.0  # up to which float32 products are taken: each is right to 1e-5 or so, their means to far more
 _WIDE = 8  # columns of a block of products to its rows
 
 
-def _log_mean_potential(rows: Rows, per_image: int, block_size: int) -> float:
+def _log_mean_potential(rows: Rows, per_image: int, block_size: int, single: bool = False) -> float:
     """log mean of exp(-d^2/2) over pairs of rows of different images, each of ``per_image`` rows side by side."""
     halves = np.einsum("nd,nd->n", rows, rows) / 2
     farthest = float(halves.max())
     if not np.isfinite(farthest):
         return float("nan")
     step = max(1, block_size // per_image) * per_image
+    n_pairs = len(rows) * (len(rows) - per_image) / 2
+    if single and len(rows) >= MANY and farthest <= _NEAR_SINGLE:
+        rounded = rows.astype(np.float32)
+        halves_rounded = np.einsum("nd,nd->n", rounded, rounded, dtype=np.float64) / 2
+        found = _log_sum_near(rounded, halves_rounded, per_image, step) - float(np.log(n_pairs))
+        # Rounding is a share of the squares: the result must not be small beside them, as it is for one far row.
+        if -found > halves.mean() / 4:
+            return min(found, 0.0)
     if farthest <= _NEAR:
         log_sum = _log_sum_near(rows, halves, per_image, step)
     else:
         log_sum = _log_sum_far(rows, per_image, step)
-    n_pairs = len(rows) * (len(rows) - per_image) / 2
     return min(log_sum - float(np.log(n_pairs)), 0.0)  # rounding of coincident rows
 
 
-def _log_sum_near(rows: Rows, halves: NDArray[np.float64], per_image: int, step: int) -> float:
+def _log_sum_near(rows: NDArray[Any], halves: NDArray[np.float64], per_image: int, step: int) -> float:
     """log of the sum of exp(-|x|^2/2) exp(<x, y>) exp(-|y|^2/2) over pairs: the outer factors are taken apart."""
     weights = np.exp(-halves)
     total = 0.0
+    wide = np.empty(min(step, len(rows)) * min(_WIDE * step, len(rows)) if rows.dtype == np.float32 else 0)
     for here, there, products in _blocks_of_products(rows, step):
-        np.exp(products, out=products)
+        potentials = wide[: products.size].reshape(products.shape) if len(wide) else products
+        products = np.exp(products, out=potentials, dtype=np.float64)
         if here.start == there.start:
             square = products[:, : len(products)]
             square *= 0.5  # it holds both orders of a pair
@@ -221,7 +232,7 @@ def _log_sum_far(rows: Rows, per_image: int, step: int) -> float:
     return largest + float(np.log(total))
 
 
-def _blocks_of_products(rows: Rows, step: int) -> Iterator[tuple[slice, slice, Rows]]:
+def _blocks_of_products(rows: NDArray[Any], step: int) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """(rows here, rows there, their products) for each pair of rows once, but in squares on the diagonal, twice.
 
     In one buffer, and few: each call of BLAS waits for all of its threads.

@@ -1,6 +1,6 @@
 """The nearest rows of a set to those of another, by cosine or by distance: what the measures of memorisation share.
 
-The matrix of products exists in blocks only, in float32, about an origin between both blocks. With a bound on their
+The matrix of products exists in blocks only, in float32, about an origin among the queries. With a bound on their
 rounding they say which rows may be the nearest; these are looked at again in float64, by the difference of the two
 rows. So no product decides: not at a large common offset, and not where one cluster lies far from the others.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from icrkit._features import Features, check_views
 from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, NonFiniteError
-from icrkit.metrics._distances import TIE, middle, pair_squares, squared_distances
+from icrkit.metrics._distances import TIE, middle, pair_squares, places, rounding_share, squared_distances
 
 __all__ = ["CosineSearch", "DistanceSearch", "Nearest", "per_image"]
 
@@ -113,10 +113,12 @@ class _Search:
         n = len(queries)
         bound, most = np.full(n, np.inf), np.full((n, k), np.inf)  # of the k-th square: nothing beyond it is wanted
         candidates: list[tuple[NDArray[np.intp], NDArray[np.intp], Matrix]] = []
+        # One origin for a piece of queries: halfway to a block's rows would make bounds twice as tight.
         origin = middle(queries)
+        left = _single(queries, origin)
         for start in range(0, len(self.rows), _CANDIDATES):
             rows = self._block(start)
-            pairs = _bounds(queries, rows, 0.5 * origin + 0.5 * middle(rows))
+            pairs = _bounds(left, _single(rows, origin))
             self._prepare(pairs, queries, start, own)
             within = _within(pairs, most, bound)
             if np.count_nonzero(within) > _MOST_CLOSE * max(n, 64):
@@ -127,7 +129,7 @@ class _Search:
                 within = _few(exact, _within(pairs, most, bound), k)
             if own is not None:
                 _leave_out(within, own, start, self.per_image, False)
-            i, j = np.nonzero(within)
+            i, j = places(within)
             squares = pair_squares(queries, rows, i, j)
             self._correct_pairs(squares, queries, i, start + j)
             candidates.append((i, start + j, squares))
@@ -180,18 +182,24 @@ class _Pairs(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what float32 cannot hold may be near, and is looked at again
-def _bounds(queries: Matrix, rows: Matrix, centre: Matrix) -> _Pairs:
+def _single(rows: Matrix, origin: Matrix) -> tuple[NDArray[np.float32], Matrix]:
+    """Rows about an origin and a column of ones, in float32, and their squared lengths."""
+    n, d = rows.shape
+    side = np.ones((n, d + 1), np.float32)
+    np.subtract(rows, origin, out=side[:, :d], casting="same_kind")
+    return side, np.einsum("nd,nd->n", side[:, :d], side[:, :d]).astype(np.float64)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _bounds(queries: tuple[NDArray[np.float32], Matrix], rows: tuple[NDArray[np.float32], Matrix]) -> _Pairs:
     """Bounds of the squared distances, from float32 products."""
-    n, d = queries.shape
+    (left, squares), (right, others) = queries, rows
+    d = left.shape[1] - 1
     # Of the squares: rounding of the rows, and of a sum of d products.
-    share = (16 + 4 * np.sqrt(d)) * 2.0**-24
-    left, right = np.empty((n, d + 1), np.float32), np.empty((len(rows), d + 1), np.float32)
-    np.subtract(queries, centre, out=left[:, :d], casting="same_kind")
-    np.subtract(rows, centre, out=right[:, :d], casting="same_kind")
-    squares = [np.einsum("nd,nd->n", side[:, :d], side[:, :d]).astype(np.float64) for side in (left, right)]
-    right[:, :d] *= -2
-    left[:, d], right[:, d] = 1.0, (1 - share) * squares[1]
-    return _Pairs(left @ right.T, (1 - share) * squares[0], (2 * share * squares[0], 2 * share * squares[1]))
+    share = rounding_share(d)
+    right *= -2
+    right[:, d] = (1 - share) * others
+    return _Pairs(left @ right.T, (1 - share) * squares, (2 * share * squares, 2 * share * others))
 
 
 @np.errstate(over="ignore", invalid="ignore")

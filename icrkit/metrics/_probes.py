@@ -23,7 +23,7 @@ from icrkit._features import Features, unit_rows
 from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._base import Measure, labelled_features
 from icrkit.metrics._classes import check_squares, class_codes, read_rows
-from icrkit.metrics._distances import TIE
+from icrkit.metrics._distances import TIE, rounding_share
 from icrkit.moments import Moments
 
 __all__ = [
@@ -356,23 +356,53 @@ class _CosineNeighbors:
     def fit(self, rows: Rows, labels: NDArray[Any]) -> Self:
         # In float64: far from the origin rows point the same way but for their last digits.
         self.rows = unit_rows(rows.astype(np.float64, copy=False))
+        self.single = self.rows.astype(np.float32)
         self.classes, self.codes = np.unique(labels, return_inverse=True)
         return self
 
     def predict(self, rows: Rows) -> NDArray[Any]:
         step = max(1, BLOCK_BYTES // (len(self.rows) * self.rows.itemsize))
-        told = [_first_of_greatest(self._votes(rows[start : start + step])) for start in range(0, len(rows), step)]
+        told = [self._told(rows[start : start + step]) for start in range(0, len(rows), step)]
         return np.asarray(self.classes[np.concatenate(told)])
 
+    def _told(self, rows: Rows) -> NDArray[np.intp]:
+        """Number of the class of each row: by float32 products where their rounding cannot change it."""
+        unit = unit_rows(rows.astype(np.float64, copy=False))
+        k = min(self.n_neighbors, len(self.rows))
+        rough = unit.astype(np.float32) @ self.single.T
+        nearest = np.argpartition(rough, len(self.rows) - k, axis=1)[:, len(self.rows) - k :]
+        near = np.take_along_axis(rough, nearest, axis=1).astype(np.float64)
+        votes = self._summed(near, nearest)
+        # Every similarity may be wrong by so much: weights by a share of themselves, and what lies about the last place
+        # in or out.
+        wrong = rounding_share(unit.shape[1])
+        least = near.min(axis=1)
+        about = np.count_nonzero(rough >= (least - 2 * wrong)[:, None], axis=1) - k
+        about += np.count_nonzero(near <= (least + 2 * wrong)[:, None], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # a small temperature: nothing is certain
+            share = np.expm1(4 * wrong / self.temperature)
+            last = np.exp((least - near.max(axis=1) + 4 * wrong) / self.temperature)
+            doubt = 2 * (share * votes.sum(axis=1) + about * last)
+        told = votes.argmax(axis=1)
+        second = np.partition(votes, -2, axis=1)[:, -2] if votes.shape[1] > 1 else np.full(len(votes), -np.inf)
+        open_ = np.flatnonzero(~(votes.max(axis=1) - second > doubt))
+        if len(open_):
+            told[open_] = _first_of_greatest(self._votes(rows[open_]))
+        return np.asarray(told)
+
     def _votes(self, rows: Rows) -> NDArray[np.float64]:
+        """Votes (row, class) by float64 products."""
         similarity = unit_rows(rows.astype(np.float64, copy=False)) @ self.rows.T
         nearest = _most_similar(similarity, min(self.n_neighbors, similarity.shape[1]))
-        near = np.take_along_axis(similarity, nearest, axis=1)
+        return self._summed(np.take_along_axis(similarity, nearest, axis=1), nearest)
+
+    def _summed(self, near: NDArray[np.float64], nearest: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Weights of the nearest rows, (row, k), added up by class."""
         # The largest is taken off: small temperatures would overflow, and only the order of the sums counts.
         weights = np.exp((near - near.max(axis=1, keepdims=True)) / self.temperature)
-        cell = np.arange(len(rows))[:, None] * len(self.classes) + self.codes[nearest]
-        votes = np.bincount(cell.ravel(), weights.ravel(), minlength=len(rows) * len(self.classes))
-        return np.asarray(votes.reshape(len(rows), -1), dtype=np.float64)
+        cell = np.arange(len(near))[:, None] * len(self.classes) + self.codes[nearest]
+        votes = np.bincount(cell.ravel(), weights.ravel(), minlength=len(near) * len(self.classes))
+        return np.asarray(votes.reshape(len(near), -1), dtype=np.float64)
 
 
 def _most_similar(similarity: NDArray[np.float64], k: int) -> NDArray[np.intp]:

@@ -20,7 +20,7 @@ from icrkit._features import Features, unit_rows
 from icrkit.exceptions import DegenerateFeaturesError, NotEnoughDataError
 from icrkit.metrics._base import Measure, labelled_features, row_features
 from icrkit.metrics._classes import add_by_label, class_codes, read_rows
-from icrkit.metrics._distances import middle, squared_distances
+from icrkit.metrics._distances import MANY, middle, squared_distances
 from icrkit.moments import Moments
 
 __all__ = ["Silhouette", "silhouette"]
@@ -80,8 +80,9 @@ def silhouette(
     Mean of (b - a)/max(a, b): a is the mean distance of a row to the others of its class, b the least of its mean
     distances to the other classes; 0 for the only row of a class. scikit-learn's ``silhouette_score``. Labels that have
     nothing to do with the features read a little below 0, since b is the least of several. Euclidean distances cost
-    N^2 d flops (each pair once), in blocks and in float64, each block about an origin of its own, so that classes far
-    from all others cost no digits. Cosine distances need no pairs:
+    N^2 d flops (each pair once), in blocks, each about an origin of its own, so that classes far from all others cost
+    no digits; products are float64, or float32 for float32 features in 2,048 rows or more where no distance in the
+    block is small beside the squares: right to 1e-7. Cosine distances need no pairs:
     their mean over a class is 1 - <u, m>, u the row and m the class's mean, both of unit vectors; that costs N d K. A
     zero row has no direction and lies at distance 1 from all others, with a warning. k-means: 10 starts from k-means++,
     on unit vectors with "cosine". Invariant under rotation, scaling and order; "euclidean" under translation as well,
@@ -130,7 +131,8 @@ def silhouette(
         raise NotEnoughDataError(f"each of the {len(counts)} classes has n_samples=1 row: none is near its own")
     order = np.argsort(codes, kind="stable")  # rows of a class side by side: sums over runs
     rows, codes = rows[order], codes[order]
-    to_class = _cosine_sums(rows, codes) if metric == "cosine" else _euclidean_sums(rows, codes, block_size)
+    single = features.single and len(rows) >= MANY
+    to_class = _cosine_sums(rows, codes) if metric == "cosine" else _euclidean_sums(rows, codes, block_size, single)
     return float(_coefficients(to_class, codes, counts).mean())
 
 
@@ -146,7 +148,7 @@ def _coefficients(sums: NDArray[np.float64], codes: Codes, counts: Codes) -> NDA
     return np.where(defined, b - a, 0.0) / np.where(defined, larger, 1.0)
 
 
-def _euclidean_sums(rows: Rows, codes: Codes, block_size: int) -> NDArray[np.float64]:
+def _euclidean_sums(rows: Rows, codes: Codes, block_size: int, single: bool) -> NDArray[np.float64]:
     """Sums of each row's distances to the rows of each class, (N, K), codes ascending; every block of pairs once."""
     n = len(rows)
     blocks = [slice(start, min(start + block_size, n)) for start in range(0, n, block_size)]
@@ -159,7 +161,7 @@ def _euclidean_sums(rows: Rows, codes: Codes, block_size: int) -> NDArray[np.flo
         bounds = list(zip(present.tolist(), itertools.pairwise([*first.tolist(), len(mine)]), strict=True))
         for j, there in enumerate(blocks[i:], start=i):
             others = mine if i == j else rows[there]
-            distances = squared_distances(mine, others, 0.5 * centres[i] + 0.5 * centres[j])
+            distances = squared_distances(mine, others, 0.5 * centres[i] + 0.5 * centres[j], single=single)
             np.sqrt(distances, out=distances)
             if i == j:
                 np.fill_diagonal(distances, 0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import icrkit as ik
 from icrkit.metrics._distances import middle, pair_squares, squared_distances, stable_descending
+from icrkit.metrics._probes import _CosineNeighbors, _first_of_greatest
 
 Long = np.longdouble
 
@@ -210,3 +211,44 @@ def test_frechet_distance_and_ranks(offset, far, outlier, dtype):
     centred = x.astype(Long) - x.astype(Long).mean(axis=0)
     values = np.square(np.linalg.svd(centred.astype(np.float64), compute_uv=False))
     assert ik.participation_ratio(x) == pytest.approx(float(values.sum() ** 2 / np.square(values).sum()), rel=1e-6)
+
+
+# ---- float32 products of many rows -----------------------------------------------------------------------------------
+
+
+def many_rows(kind: str, n: int = 2100, d: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Rows enough for float32 products, of two views alike; as float32 holds them."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 4
+    x = rng.standard_normal((4, d))[y] + 0.5 * rng.standard_normal((n, d))
+    if kind == "offset":
+        x += 1e4
+    elif kind == "far class":
+        x[y == 3] += 1e4
+    elif kind == "outlier":
+        x[7] += 3.0
+    x = x[y] if kind == "copies" else x
+    return (1e-3 * x if kind == "close" else x).astype(np.float32), y
+
+
+@pytest.mark.parametrize("kind", ["plain", "offset", "far class", "outlier", "copies", "close"])
+def test_means_over_many_pairs_in_float32_are_those_in_float64(kind):
+    x, y = many_rows(kind)
+    wide, halves = x.astype(np.float64), x[:, None] / np.float32(8)
+    assert ik.silhouette(x, y) == pytest.approx(ik.silhouette(wide, y), rel=2e-7)
+    for t in (0.1, 2.0):
+        want = ik.uniformity(halves.astype(np.float64), t, normalize=None)
+        assert ik.uniformity(halves, t, normalize=None) == pytest.approx(want, rel=2e-7)
+        assert ik.uniformity(x[:, None], t) == pytest.approx(ik.uniformity(wide[:, None], t), rel=2e-7)
+
+
+@pytest.mark.parametrize("kind", ["plain", "offset", "far class", "outlier", "copies", "close"])
+@pytest.mark.parametrize("temperature", [0.1, 1e-5])
+def test_votes_of_float32_products_count_only_where_rounding_cannot_change_them(kind, temperature):
+    x, y = many_rows(kind)
+    rng = np.random.default_rng(1)
+    x = (x + rng.standard_normal(x.shape)).astype(np.float32)  # classes overlap, and votes are close
+    x[1000:1100] = x[900:1000]
+    probe = _CosineNeighbors(20, temperature).fit(x[:1500], y[:1500])
+    want = _first_of_greatest(probe._votes(x[1500:]))
+    np.testing.assert_array_equal(probe.predict(x[1500:]), want)
