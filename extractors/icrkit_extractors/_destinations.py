@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from icrkit._progress import progress_bar
-from icrkit.cube import Cube, from_arrays
+from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError, CubeIncompleteError
 from icrkit.io import CubeWriter, open_cube
 from icrkit_extractors._block_size import images_per_block
@@ -44,10 +45,19 @@ def to_memory(job: Job, widths: Mapping[str, int], rows: range, progress: bool) 
 
 
 def cube_of(job: Job, features: Mapping[str, np.ndarray], rows: slice) -> Cube:
-    labels = None if job.labels is None else job.labels[rows]
-    cube = from_arrays(features, sigmas=job.sigmas, labels=labels, image_ids=job.ids[rows], attrs=job.record)
+    """Cube of arrays (image, view, sigma, feature).
+
+    By the names of their axes: a few images of many views are what they are, and the arrays may not be filled yet, so
+    nothing is guessed from shapes or values.
+    """
+    coords: dict[str, Any] = {"sigma": job.sigmas, "image": job.ids[rows]}
+    if job.labels is not None:
+        coords["labels"] = ("image", job.labels[rows])
     alphas = _alphas(job)
-    return cube if alphas is None else Cube(cube.to_xarray().assign_coords(alpha=("sigma", alphas)))
+    if alphas is not None:
+        coords["alpha"] = ("sigma", alphas)
+    variables = {name: (("image", "view", "sigma", f"feature_{name}"), h) for name, h in features.items()}
+    return Cube(xr.Dataset(variables, coords=coords, attrs=job.record))
 
 
 def to_store(

@@ -280,3 +280,12 @@ def test_shards_of_a_real_network(src, images, tmp_path, go):
     for name in LAYERS:
         wanted = whole[name].values
         np.testing.assert_allclose(open_cube(tmp_path / "a.cube")[name].values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("moments_only", [False, True])
+def test_few_images_of_many_views_are_no_swapped_axes(images, go, Pixels, moments_only):
+    """The axes are known here; a warning of others would be an error in this suite."""
+    given = go(Pixels(), images[:6], n_views=40, batch_size=3, moments_only=moments_only)
+    if not moments_only:
+        assert given["pixels"].dims == ("image", "view", "sigma", "feature")
+        assert given["pixels"].shape == (6, 40, 3, 64)
