@@ -280,8 +280,8 @@ def open_autoencoder(folder: str | Path, **options: Any) -> Latents:
         raise FileNotFoundError(2, "no autoencoder: a local folder with config.json is needed", str(about))
     try:
         name = json.loads(about.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{about} is no configuration of a model: {error}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{about} is not the configuration of a model: {error}") from error
     if name != "AutoencoderKL":
         raise ValueError(f"{about} is of {name!r}, and only AutoencoderKL is read; Latents(vae) takes a loaded one")
     if not any(where.glob("diffusion_pytorch_model*.safetensors")):

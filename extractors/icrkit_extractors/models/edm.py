@@ -60,7 +60,7 @@ def _described(path: Path, class_name: str | None) -> PickledNetwork:
     """A network without its tensors, from a JSON file of init arguments."""
     try:
         arguments = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(arguments, dict):
         raise ValueError(f"{path} must be an object: init arguments by name, and class_name")
