@@ -301,9 +301,10 @@ def test_init_arguments_as_json(snapshot, code, batch, tmp_path):
         edm.load(tmp_path / "a.json", code=code)
     with pytest.raises(ValueError, match=r"b\.json has no class_name"):
         edm.load(tmp_path / "b.json", checkpoint=tmp_path / "a.safetensors", code=code)
-    (tmp_path / "c.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"c\.json is not JSON"):
-        edm.load(tmp_path / "c.json", checkpoint=tmp_path / "a.safetensors", code=code)
+    for text in ("[1", "[" * 100_000):
+        (tmp_path / "c.json").write_text(text)
+        with pytest.raises(ValueError, match=r"c\.json is not JSON"):
+            edm.load(tmp_path / "c.json", checkpoint=tmp_path / "a.safetensors", code=code)
 
 
 def test_code_of_another_version_is_recorded(snapshot, code):

@@ -101,7 +101,13 @@ def test_a_missing_shard_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"{", "is not JSON"), (b"[1]", "holds list, not one JSON object"), (b"\xff", "is not a text")],
+    [
+        (b"{", "is not JSON"),
+        (b"[1]", "holds list, not one JSON object"),
+        (b"\xff", "is not a text"),
+        (b'{"a":' * 100_000, "is not JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "is not JSON"),
+    ],
 )
 def test_a_configuration_that_is_none_is_named(tmp_path, content, match):
     (tmp_path / "config.json").write_bytes(content)
