@@ -6,6 +6,8 @@ scikit-learn or numpy catches it. A message names the file, the variable and the
 
 from __future__ import annotations
 
+from icrkit._text import printable
+
 __all__ = [
     "CubeCorruptError",
     "CubeFormatError",
@@ -23,53 +25,60 @@ __all__ = [
 ]
 
 
-class CubeFormatError(ValueError):
+class _OneLine:
+    """An error or warning whose text is safe in a terminal and in a log: names in it come out of anyone's files."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class CubeFormatError(_OneLine, ValueError):
     """Wrong dims, dtype, ids or configuration: the data do not have the shape of a cube."""
 
 
-class CubeCorruptError(OSError):
+class CubeCorruptError(_OneLine, OSError):
     """Bytes on disk differ from those that were written."""
 
 
-class CubeUnsafeError(ValueError):
+class CubeUnsafeError(_OneLine, ValueError):
     """A file asks the reader to look outside itself, or to load code."""
 
 
-class CubeIncompleteError(ValueError):
+class CubeIncompleteError(_OneLine, ValueError):
     """Blocks are missing: extraction has not ended, or a part was removed."""
 
 
-class CubeLockedError(BlockingIOError):
+class CubeLockedError(_OneLine, BlockingIOError):
     """Another process is writing to the cube."""
 
 
-class CubeTooLargeError(ValueError, MemoryError):
+class CubeTooLargeError(_OneLine, ValueError, MemoryError):
     """More memory would be needed than there is."""
 
 
-class NotEnoughDataError(ValueError):
+class NotEnoughDataError(_OneLine, ValueError):
     """Too few images or views for the number asked for."""
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(_OneLine, ValueError):
     """NaN or infinity among the features."""
 
 
-class DegenerateFeaturesError(ValueError):
+class DegenerateFeaturesError(_OneLine, ValueError):
     """Constant features, or no residual at all."""
 
 
-class IllConditionedError(ValueError):
+class IllConditionedError(_OneLine, ValueError):
     """The residual covariance is too close to singular for a result to mean anything."""
 
 
-class NotComputedWarning(UserWarning):
+class NotComputedWarning(_OneLine, UserWarning):
     """A metric of a comparison is NaN; the message says why."""
 
 
-class UnsafeModelError(ValueError):
+class UnsafeModelError(_OneLine, ValueError):
     """A checkpoint or a model file would run code, or read outside its folder."""
 
 
-class MissingDependencyError(ImportError):
+class MissingDependencyError(_OneLine, ImportError):
     """An optional package is needed; the message gives the command that installs it."""
