@@ -163,8 +163,7 @@ def warn_if_swapped(array: Any, name: str = "X") -> None:
     n, v, d = array.shape
     if min(n, v, d) < 1 or n < 2:
         return
-    many = v >= _MANY_VIEWS or (isinstance(array, np.ndarray) and _features_agree_more(array))  # dask's stays lazy
-    what = "images" if v > n else "features" if v > d and many else ""
+    what = "images" if v > n else "features" if v > d and (v >= _MANY_VIEWS or _features_agree_more(array)) else ""
     if what:
         warnings.warn(
             f"{name} is read as {n} images x {v} views x {d} features, with more views than {what}: are its axes in "
@@ -179,8 +178,10 @@ _MANY_VIEWS = 32
 
 
 @np.errstate(all="ignore")  # whether values are finite is for the pass to find
-def _features_agree_more(array: NDArray[Any]) -> bool:
+def _features_agree_more(array: Any) -> bool:
     """Whether what is read as features agrees over images as views should, and what is read as views does not."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        return False  # dask's stays lazy; what is no number is for others to refuse
     sample = array[:: max(1, len(array) // 256)].astype(np.float64)
     n, _, d = sample.shape
     if d < 2:
