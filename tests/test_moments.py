@@ -455,7 +455,9 @@ def test_what_is_not_finite_is_refused_with_its_place(bad, dtype):
     h = block(np.random.default_rng(0), 5, 3, 4).astype(dtype)
     h[2, 1, 3] = h[4, 0, 0] = bad
     for make in (Moments.from_block, Moments.from_cube, ik.ICREstimator().partial_fit):
-        with pytest.raises(NonFiniteError, match=r"2 of 60 features are NaN or inf.* image 2, view 1, feature 3"):
+        with pytest.raises(
+            NonFiniteError, match=r"2 of 60 features are missing, NaN or inf.* image 2, view 1, feature 3"
+        ):
             make(h)
 
 

@@ -67,7 +67,7 @@ def test_orthogonal_and_opposite_views_by_hand():
     seed=st.integers(0, 99),
 )
 def test_the_authors_formulas(n, v, alpha, t, normalize, seed):
-    h = features(n, v := min(n, v), 5, seed)  # more views than images look like swapped axes
+    h = features(n, v, 5, seed)
     x = unit(h) if normalize else h
     align = np.mean([align_loss(x[:, a], x[:, b], alpha) for a, b in itertools.combinations(range(v), 2)])
     uniform = np.mean([uniform_loss(x[:, a], t) for a in range(v)])

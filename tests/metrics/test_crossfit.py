@@ -170,7 +170,6 @@ def test_fewer_images_than_two_a_fold_join_folds():
 # ---- folds ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 @pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
 @pytest.mark.parametrize(("n", "n_folds", "most"), [(16, 10, 8), (13, 10, 6), (5, 10, 2), (200, 7, 7), (20, 10, 10)])
 def test_number_of_folds(n, n_folds, most):
@@ -206,7 +205,6 @@ def test_the_value_does_not_see_that_images_are_sorted_by_class():
 # ---- degenerate -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 def test_folds_are_needed():
     with pytest.raises(NotEnoughDataError, match=r"needs moments with folds: Moments\.from_cube\(X, n_folds=10\)"):
         crossfit(Moments.from_cube(features(20, 2, 3), n_folds=0))

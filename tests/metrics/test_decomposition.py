@@ -66,7 +66,6 @@ def test_two_views_are_the_papers_formula(n, d, seed):
 # ---- brute force ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 @PROPERTY
 @given(
     n=st.integers(2, 20),
@@ -90,7 +89,6 @@ def test_covariances_equal_loops(n, v, d, centering, seed):
     assert parts.total == parts.invariant + parts.residual
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 @PROPERTY
 @given(n=st.integers(2, 20), v=st.sampled_from([2, 3, 5]), d=st.integers(1, 4), seed=st.integers(0, 99))
 def test_the_invariant_covariance_is_the_mean_covariance_between_different_views(n, v, d, seed):

@@ -81,7 +81,6 @@ def test_the_definition_with_matrix_square_roots(n, v, d, delta, epsilon, seed):
         assert ik.lidar(ik.Moments.from_cube(h, n_folds=n_folds), delta, epsilon) == pytest.approx(want, rel=1e-8)
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 @pytest.mark.parametrize(("n", "v", "d"), [(40, 3, 6), (5, 8, 12)])
 def test_discriminant_analysis_of_scikit_learn(n, v, d):
     h = features(n, v, d)
@@ -161,7 +160,6 @@ def test_any_invertible_map_at_no_delta(seed):
 # ---- degenerate -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.* with more views than")
 def test_what_is_wrong_is_named():
     h = features()
     with pytest.raises(DegenerateFeaturesError, match="no residual in 6 of 6 features"):
