@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from icrkit_extractors import noise
+from icrkit_extractors._arguments import law_of
 
 
 def test_level_lists_are_lists():
@@ -274,3 +275,40 @@ def test_one_axis_for_diffusion_and_flow():
         assert noise.SiT()(image, image, sigma)[1]["t"].item() == pytest.approx(1 - flow, rel=1e-5)
         # The table is the continuous schedule in a thousand steps, up to the second order of beta.
         assert noise.VP()(image, image, sigma)[1]["c_noise"].item() == pytest.approx(t, abs=4)
+
+
+def vp_ratio(t):
+    """Of the VP equation with beta from 0.1 to 20: alpha is exp(-integral of beta / 2)."""
+    alpha = math.exp(-0.25 * t**2 * 19.9 - 0.5 * t * 0.1)
+    return math.sqrt(1 - alpha**2) / alpha
+
+
+@pytest.mark.parametrize(
+    ("text", "ratio", "told"),
+    [
+        ("flow:data_at=1", 0.2 / 0.8, 0.8),  # torchcfm, flow_matching: x = t x1 + (1 - t) noise
+        ("flow", 0.2 / 0.8, 0.2),  # Flux, REPA: x = (1 - t) x0 + t noise
+        ("flow:scale=1000", 0.2 / 0.8, 200.0),  # SD3
+        ("flow:gvp", math.tan(0.1 * math.pi), 0.2),  # v-diffusion
+        ("flow:gvp,data_at=1", math.tan(0.1 * math.pi), 0.8),
+        ("vp:n_timesteps=2", vp_ratio(0.3), 0.3),
+        ("vp", vp_ratio(0.3), 299.7),  # score_sde: times 999
+        ("flow:vp,data_at=1", vp_ratio(0.3), 0.7),  # flow_matching
+        ("additive", 0.3, 0.3),
+    ],
+)
+def test_times_of_public_code_can_be_said(text, ratio, told):
+    """As docs/extract.md has them."""
+    law, image = law_of(text), np.ones((1, 1, 1, 1), np.float32)
+    [value] = law(image, image, ratio)[1].values()
+    np.testing.assert_allclose(value, [told], rtol=1e-6)
+    assert law.sigmas_at([told]) == pytest.approx([ratio], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [("", 7.0), (",offset=1", 8.0), (",scale=0.02", 0.14), (",scale=20", 140.0)]
+)
+def test_steps_may_be_counted_and_scaled(options, told):
+    law, image = law_of(f"ddpm:cosine,n_timesteps=50{options}"), np.ones((1, 1, 1, 1), np.float32)
+    [ratio] = noise.DDPM("cosine", n_timesteps=50).sigmas_at([7])
+    np.testing.assert_allclose(law(image, image, ratio)[1]["timestep"], [told], rtol=1e-6)
