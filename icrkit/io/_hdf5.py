@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import math
@@ -94,9 +95,12 @@ class DiskFile(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # The descriptor goes whatever is answered, and nothing was written. HDF5 drops its file without closing
+            # it, so an error would end as "Exception ignored" on standard error.
+            with contextlib.suppress(OSError):
+                os.close(fd)
         super().close()
 
 
