@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from icrkit._contract import AXES, check_levels, feature_dim, listed
-from icrkit.exceptions import CubeCorruptError, CubeFormatError
+from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeIncompleteError
+from icrkit.io._durable import PART_SUFFIX
 from icrkit.io._parsing import parsing
 
 CONFIG_NAME = "cube.json"
@@ -217,10 +218,25 @@ def read_layout(folder: Path) -> Layout:
     path = folder / CONFIG_NAME
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
-        raise CubeFormatError(f"{folder} is no cube store: it has no {CONFIG_NAME}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        check_begun(folder)
+        raise CubeFormatError(f"{folder} is not a cube store: it has no {CONFIG_NAME}") from None
     with parsing(path):
         return Layout.from_dict(json.loads(raw), path)
+
+
+def check_begun(folder: Path) -> None:
+    """Refuse a folder in which a writer has made its lock, or its temporary file, and not yet the plan."""
+    try:
+        names = [item.name for item in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    # It may have come since it was looked for.
+    if CONFIG_NAME in names or (names and all(name.endswith((".lock", PART_SUFFIX)) for name in names)):
+        raise CubeIncompleteError(
+            f"{folder} has no {CONFIG_NAME} yet: a writer begins it at this moment, or was killed while it did. Open "
+            "it again once the first block is written, or run the extraction again"
+        )
 
 
 def read_manifest(folder: Path, layout: Layout, shard: int) -> tuple[list[Line], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -15,6 +16,8 @@ from icrkit.io._durable import NO_LINK, write_all
 
 # Windows locks the first byte against readers too, so what they are to read begins behind it.
 _OWNER_AT = 1
+# What file systems answer that have no locks; some network and FUSE mounts.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class WriterLock:
@@ -74,6 +77,17 @@ def _acquire(path: Path) -> tuple[FileLock, tuple[int, int] | None]:
                 f"{path.parent} is being written by another process ({read_owner(path)}); wait for it or end it. "
                 "The lock is the process's own: it ends when the process does."
             ) from None
+        except (OSError, NotImplementedError) as error:
+            code = getattr(error, "errno", errno.ENOSYS)
+            if code not in _NO_LOCKS:
+                raise
+            raise OSError(
+                code,
+                f"the file system cannot lock files ({os.strerror(code)}), and without a lock two writers could mix "
+                "their blocks; write the store to another disk and copy it, or have this one mounted with locks "
+                "(flock on Lustre, lockd on NFS)",
+                str(path.parent),
+            ) from error
     try:
         return lock, _sign(path)
     except BaseException:

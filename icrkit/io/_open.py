@@ -8,7 +8,7 @@ from pathlib import Path
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.io._foreign import open_foreign
-from icrkit.io._layout import CONFIG_NAME
+from icrkit.io._layout import CONFIG_NAME, check_begun
 from icrkit.io._packed import open_packed, packed_part
 from icrkit.io._reader import check_mode, open_store
 from icrkit.io._tensors import open_numpy, open_safetensors, open_torch
@@ -87,7 +87,8 @@ def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "dige
     if path.is_file() and suffix in _TENSORS:
         return _TENSORS[suffix](path)
     if path.is_dir():
-        raise CubeFormatError(f"{path} is a folder without {CONFIG_NAME}; wanted a cube store or .zarr")
+        check_begun(path)
+        raise CubeFormatError(f"{path} is a folder without {CONFIG_NAME}; expected a cube store or .zarr")
     raise CubeFormatError(
         f"{path}: wanted a cube store (folder), {', '.join(_HDF5)}, .zarr, .npy, .npz, .safetensors or .pt"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -153,3 +154,20 @@ def test_a_long_stale_text_leaves_nothing_behind(tmp_path: Path) -> None:
     lock = WriterLock(path)
     assert read_owner(path) == f"pid {os.getpid()} on {socket.gethostname()}"
     lock.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are another system's there")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    import fcntl
+
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match=r"cannot lock files.*write the store to another disk") as caught:
+        icrkit.CubeWriter(tmp_path / "a.cube", {"mid": 1}, [1.0], 2, 3)
+    assert caught.value.errno == code
+    assert caught.value.filename == str(tmp_path / "a.cube")
+    assert not isinstance(caught.value, CubeLockedError)  # waiting would not help
+    assert not list((tmp_path / "a.cube").glob("*.part"))

@@ -123,7 +123,7 @@ class TestPack:
             pack(path, out)
         with pytest.raises(CubeFormatError, match="folder"):
             pack(path, tmp_path)
-        with pytest.raises(CubeFormatError, match="no cube store"):
+        with pytest.raises(CubeFormatError, match="not a cube store"):
             pack(tmp_path, out)
         assert out.read_bytes() == old
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.cube", "a.h5", "b.cube"]

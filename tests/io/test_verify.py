@@ -111,5 +111,5 @@ def test_what_holds_no_digest(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
     with pytest.raises(CubeFormatError, match="carries no digest"):
         verify(tmp_path / "a.h5")
-    with pytest.raises(CubeFormatError, match=r"no cube store: it has no cube\.json"):
+    with pytest.raises(CubeFormatError, match=r"not a cube store: it has no cube\.json"):
         verify(tmp_path)
