@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-JOBS = ("store", "shards", "course", "pack", "moments", "monitor", "page")
+JOBS = ("page", "store", "shards", "course", "pack", "moments", "monitor", "plot", "csv")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def check(counts: object) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
 @pytest.mark.parametrize("fault", ["KILL", "EIO", "ENOSPC"])
-@pytest.mark.parametrize(("job", "step"), [("store", 11), ("pack", 9), ("moments", 3), ("monitor", 3)])
+@pytest.mark.parametrize(("job", "step"), [("store", 17), ("pack", 9), ("moments", 4), ("monitor", 4)])
 def test_calls_of_python(faults: ModuleType, tmp_path: Path, job: str, step: int, fault: str) -> None:
     # Each fault at other calls; the slow tests take all of them.
     check(faults.by_python(job, fault, tmp_path, first=faults.FAULTS.index(fault), step=step))
@@ -50,6 +51,18 @@ def test_calls_of_python(faults: ModuleType, tmp_path: Path, job: str, step: int
 @pytest.mark.parametrize("job", JOBS)
 def test_calls_of_the_system(faults: ModuleType, tracer: None, tmp_path: Path, job: str, fault: str) -> None:
     check(faults.by_strace(job, fault, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_reader_whose_close_fails_says_nothing(faults: ModuleType, tracer: None, tmp_path: Path) -> None:
+    # In a process of its own, whose end closes what is open.
+    importlib.import_module("fault_jobs").write_store(tmp_path / "a.cube", lambda images: None)
+    parts = [word for path in sorted((tmp_path / "a.cube").glob("part-*")) for word in ("-P", str(path))]
+    command = [sys.executable, "-m", "icrkit", "pack", str(tmp_path / "a.cube"), str(tmp_path / "out.h5")]
+    fault = ["strace", "-o", str(tmp_path / "log"), *parts, "-e", "trace=close", "-e", "inject=close:error=EIO"]
+    done = subprocess.run([*fault, *command], capture_output=True, text=True, check=False)
+    assert "(INJECTED)" in (tmp_path / "log").read_text()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
