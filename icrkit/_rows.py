@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from icrkit._arrays import missing, to_column, to_numpy
-from icrkit._contract import WANTED
+from icrkit._contract import AXES, WANTED
 from icrkit.exceptions import CubeFormatError
 
 
@@ -24,7 +25,7 @@ def layers_and_levels(
     levels = None if sigmas is None else np.atleast_1d(to_numpy(sigmas, "sigmas").astype(np.float64))
     arrays: dict[str, NDArray[Any]] = {}
     for name, given in layers.items():
-        array = to_numpy(given, f"layer {name!r}")
+        array = to_numpy(_by_name(given, str(name)), f"layer {name!r}")
         if array.ndim == 3:
             array = array[:, :, np.newaxis, :]
         if array.ndim != 4:
@@ -47,6 +48,19 @@ def layers_and_levels(
     if levels.shape != (head[2],):
         raise CubeFormatError(f"sigmas has {levels.size} levels and layer {first!r} {head[2]} on its sigma axis")
     return arrays, levels
+
+
+def _by_name(given: Any, layer: str) -> Any:
+    """A DataArray whose dims are named, in the order of a cube; anything else as it is."""
+    if not isinstance(given, xr.DataArray):
+        return given
+    features = [dim for dim in given.dims if str(dim).startswith("feature")]
+    known: list[Hashable] = [*(dim for dim in AXES if dim in given.dims), *features]
+    if not known:  # xarray's own names, dim_0 and so on
+        return given
+    if len(features) != 1 or len(known) != given.ndim or not {"image", "view"} <= set(known):
+        raise CubeFormatError(f"layer {layer!r} has dims {tuple(map(str, given.dims))}; wanted {WANTED}")
+    return given.transpose(*known)
 
 
 def common_count(ids: NDArray[Any], counts: NDArray[np.intp], n_views: int | None) -> int:

@@ -325,3 +325,18 @@ class TestFromRows:
             from_rows(np.zeros((2, 2)), groups=[0.0, np.nan])
         with pytest.raises(CubeFormatError, match="from_arrays"):
             from_rows(np.zeros((4, 2, 2)), n_views=2)
+
+
+def test_named_axes_are_taken_by_their_names() -> None:
+    h = np.random.default_rng(0).normal(size=(7, 2, 3, 4))
+    want = from_arrays({"mid": h}, sigmas=[0.1, 0.3, 1.0])
+    named = xr.DataArray(h, dims=("image", "view", "sigma", "feature"))
+    for dims in (("view", "image", "sigma", "feature"), ("feature", "sigma", "image", "view")):
+        cube = from_arrays({"mid": named.transpose(*dims)}, sigmas=[0.1, 0.3, 1.0])
+        np.testing.assert_array_equal(cube["mid"].values, want["mid"].values)
+    one = from_arrays(named[:, :, 0].transpose("feature", "view", "image"))
+    np.testing.assert_array_equal(one["features"].values[:, :, 0], h[:, :, 0])
+    unnamed = from_arrays(xr.DataArray(h[:, :, 0]))
+    np.testing.assert_array_equal(unnamed["features"].values[:, :, 0], h[:, :, 0])
+    with pytest.raises(CubeFormatError, match=r"layer 'features' has dims \('image', 'time', 'feature'\)"):
+        from_arrays(xr.DataArray(h[:, :, 0], dims=("image", "time", "feature")))
