@@ -282,6 +282,7 @@ class Moments:
             return NotImplemented
         return self._combine(other, -1)
 
+    @np.errstate(invalid="ignore", over="ignore")  # looked for in the result
     def _combine(self, other: Moments, sign: int) -> Moments:
         self._check_same_space(other)
         n_a, n_b = self.n_images, sign * other.n_images
@@ -400,6 +401,7 @@ class Moments:
         first = mean[..., :1, :]
         return first + (mean - first).mean(axis=-2, keepdims=True), helmert(self.n_views) @ (mean - first)
 
+    @np.errstate(invalid="ignore", over="ignore")  # looked for in the result
     def sum(self, dim: str = "fold") -> Moments:
         """Merge along a leading axis (the same as adding its elements one by one)."""
         axis = self._axis(dim)
@@ -424,7 +426,7 @@ class Moments:
             variation=reduce(self.variation, self.n_images, axis),
         ).settled()
         moved = ((np.abs(part) * weight).sum(axis=axis) for part in (grand, contrasts))
-        return merged._magnified(merged._rounding_of_means(moved))
+        return merged._magnified(merged._rounding_of_means(moved)).refused_if_not_finite()
 
     def select(self, **indices: int | list[int] | NDArray[Any]) -> Moments:
         """Elements along leading axes, by position: ``m.select(fold=3)``; a list or array keeps the axis."""
@@ -486,7 +488,7 @@ class Moments:
 
     @staticmethod
     def stack(parts: Sequence[Moments], dim: str = "fold", coord: NDArray[Any] | None = None) -> Moments:
-        """Moments of the same space along a new first axis ``dim``, with its labels where given."""
+        """Moments of the same space along a new first axis ``dim``, with its labels where given; none of them NaN."""
         first = parts[0]
         for part in parts[1:]:
             first._check_same_space(part)
@@ -502,7 +504,7 @@ class Moments:
             products=min(p.products for p in parts),
             cancellation=max(p.cancellation for p in parts),
             variation=stack_variations([p.variation for p in parts]),
-        )
+        ).refused_if_not_finite()
 
     def _axis(self, dim: str) -> int:
         if dim not in self.dims:

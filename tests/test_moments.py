@@ -478,3 +478,23 @@ def test_moments_that_are_not_finite_do_not_combine(name):
 
 def test_a_block_of_no_images_is_the_identity():
     assert Moments.from_block(np.empty((0, 2, 3))).n_images == 0
+
+
+@pytest.mark.parametrize("name", ["mean", "between", "within"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_way_of_joining_or_reading_lets_nan_through(name, value, tmp_path):
+    good = Moments.from_cube(np.random.default_rng(0).standard_normal((40, 2, 3)), n_folds=4)
+    spoiled = getattr(good, name).copy()
+    spoiled[1, 0, 0] = value
+    bad = dataclasses.replace(good, **{name: spoiled})
+    bad.save(tmp_path / "bad.h5")
+    ways = {
+        "sum": bad.sum,
+        "total": lambda: bad.total,
+        "add": lambda: good + bad,
+        "stack": lambda: Moments.stack([good, bad], "sigma"),
+        "load": lambda: Moments.load(tmp_path / "bad.h5"),
+    }
+    for way in ways.values():
+        with pytest.raises(NonFiniteError, match=r"are NaN or inf|overflow"):
+            way()

@@ -23,8 +23,8 @@ __all__ = ["accumulate"]
 Matrix = NDArray[np.float64]
 
 _BIN_ROWS = 1024  # rows a bin, over all views: enough for BLAS to run at full speed
-# Float32 partial sums move to float64 after so many bins: each addition to them is rounded. Of 16,384 x 2 x 1,152 float32
-# features 8 leave a relative 1.4e-7 of the scatters' diagonals, 32 leave 4e-7 and take as long.
+# Float32 partial sums move to float64 after so many bins: each addition to them is rounded. Of 16,384 x 2 x 1,152
+# float32 features 8 leave a relative 1.4e-7 of the scatters' diagonals, 32 leave 4e-7 and take as long.
 _PROMOTE_EVERY = 8
 _CHUNK_BYTES = 256 << 10  # rows that are prepared at a time: a chunk and its results stay in the second-level cache
 
