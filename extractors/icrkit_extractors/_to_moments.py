@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from icrkit._text import strict_json
 from icrkit.io import write_file
 from icrkit.moments import Moments
 from icrkit_extractors._destinations import bar_of, cube_of
@@ -119,11 +120,7 @@ def _difference(known: object, about: Mapping[str, Any]) -> str | None:
 
 
 def _text(about: Mapping[str, Any]) -> str:
-    return json.dumps(about, indent=1, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    return strict_json(about) + "\n"
 
 
 def _taken(job: Job, widths: Mapping[str, int], rows: range, n_folds: int, progress: bool) -> dict[str, Moments]:
