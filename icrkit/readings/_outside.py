@@ -117,7 +117,8 @@ def _number(cell: str, name: str) -> float:
     except ValueError:
         number = float("inf")
     if abs(number) == float("inf"):
-        raise ValueError(f"the {name} is {cell!r}, which is not a finite number")
+        shown = cell if len(cell) <= 40 else f"{cell[:40]}..."
+        raise ValueError(f"the {name} is {shown!r}, which is not a finite number")
     return number
 
 

@@ -50,6 +50,9 @@ def test_places_that_are_not_there_are_refused(cubes, tmp_path):
         ("a,low,0.1,1", "line 2: no layer 'low'"),
         ("a,mid,0.2,1", "line 2: no level sigma=0.2"),
         ("a,mid,0.1,inf", "line 2: the fid is 'inf', which is not a finite number"),
+        ("a,mid,0.1,\0", r"line 2: the fid is '\\x00', which is not"),
+        (f"a,mid,0.1,{'1' * 5000}", r"line 2: the fid is '1{40}\.\.\.', which is not a finite number"),
+        (f"a,mid,0.1,{'1' * 200_000}", "not a CSV table in UTF-8: field larger than"),
         ("a,mid,0.1", "line 2: 3 values for 4 columns"),
     ):
         path.write_text(f"cube,layer,sigma,fid\n{line}\n")
