@@ -13,10 +13,12 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,6 @@ def _make(kind: str, folder: Path) -> tuple[Path, Path]:
 def _persistent_network() -> bytes:
     """A network as the EDM code pickles it: its class is only there while it is written."""
     import pickle
-    import sys
     import types
 
     import torch
@@ -347,6 +348,17 @@ def _work(kind: str, seeds: range, made: Path, folder: Path, pipe: Any) -> None:
     pipe.close()
 
 
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let another process import this module by its name: pytest gives it one that is not on the path."""
+    root = str(Path(__file__).resolve().parents[__name__.count(".")])
+    sys.path.append(root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+
+
 def run(kind: str, count: int, first: int = 0, report: Callable[..., None] | None = None) -> Counter[str]:
     """Counts of what came of `count` mutants of a kind, in another process that is replaced when it hangs or dies."""
     counts: Counter[str] = Counter()
@@ -358,7 +370,8 @@ def run(kind: str, count: int, first: int = 0, report: Callable[..., None] | Non
             ours, theirs = context.Pipe(duplex=False)
             seeds = range(done, first + count)
             worker = context.Process(target=_work, args=(kind, seeds, made, Path(name), theirs))
-            worker.start()
+            with _importable():
+                worker.start()
             theirs.close()
             try:
                 while done < first + count:
