@@ -6,7 +6,6 @@ import importlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,18 +50,6 @@ def test_calls_of_python(faults: ModuleType, tmp_path: Path, job: str, step: int
 @pytest.mark.parametrize("job", JOBS)
 def test_calls_of_the_system(faults: ModuleType, tracer: None, tmp_path: Path, job: str, fault: str) -> None:
     check(faults.by_strace(job, fault, tmp_path))
-
-
-@pytest.mark.slow
-def test_a_reader_whose_close_fails_says_nothing(faults: ModuleType, tracer: None, tmp_path: Path) -> None:
-    # In a process of its own, whose end closes what is open.
-    importlib.import_module("fault_jobs").write_store(tmp_path / "a.cube", lambda images: None)
-    parts = [word for path in sorted((tmp_path / "a.cube").glob("part-*")) for word in ("-P", str(path))]
-    command = [sys.executable, "-m", "icrkit", "pack", str(tmp_path / "a.cube"), str(tmp_path / "out.h5")]
-    fault = ["strace", "-o", str(tmp_path / "log"), *parts, "-e", "trace=close", "-e", "inject=close:error=EIO"]
-    done = subprocess.run([*fault, *command], capture_output=True, text=True, check=False)
-    assert "(INJECTED)" in (tmp_path / "log").read_text()
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
