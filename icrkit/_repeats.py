@@ -12,6 +12,8 @@ __all__ = ["RepeatTracker"]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, and without pattern: 2^64 over the golden ratio
 _CHUNK_BYTES = 256 << 10  # stays in the second-level cache
+# So few features may be equal by chance, in float32 or far from the origin; of more, one is different.
+_FEW_FEATURES, _SAMPLE = 8, 1024
 
 
 class RepeatTracker:
@@ -24,10 +26,13 @@ class RepeatTracker:
 
     def __init__(self, n_images: int, n_features: int) -> None:
         self._digests = np.zeros(n_images, dtype=np.uint64)
+        self._sample: NDArray[np.floating] | None = None
         self._weights = np.random.default_rng(n_features).integers(0, 2**63, n_features, dtype=np.uint64) * 2 + 1
 
     def add(self, start: int, block: NDArray[np.floating]) -> None:
         """Note the images of a block (n_images, n_views, n_features) that begins with image ``start``."""
+        if self._sample is None and block.shape[2] == len(self._weights) <= _FEW_FEATURES:
+            self._sample = block[:_SAMPLE, 0].copy()
         here = slice(start, start + len(block))
         self._digests[here] = self._sums(block[:, 0], 0)
 
@@ -69,16 +74,30 @@ class RepeatTracker:
             )
         earlier = first[inverse]
         again = np.flatnonzero((earlier != np.arange(n)) & ((self._digests != 0) | (zero.size == 0)))
-        if again.size:
+        chance = self._by_chance()
+        if again.size > 3 * chance + 3 * np.sqrt(chance):
             said.append(
                 f"{again.size} of {n} images have features identical to those of an image before, bit for bit: the "
                 f"first is {_id(image_ids, again[0])}, which is {_id(image_ids, earlier[again[0]])} again"
             )
+        if not said:
+            return
         warnings.warn(
             f"{'; '.join(said)}. Every number counts them as images of their own, and intervals and errors are "
             "too narrow: leave them out.",
             stacklevel=4,
         )
+
+    def _by_chance(self) -> float:
+        """How many images repeat another by chance, were features independent: 0 where they are many."""
+        if self._sample is None:
+            return 0.0
+        n, chance = len(self._sample), 1.0
+        for column in self._sample.T:
+            counts = np.unique(column, return_counts=True)[1].astype(np.float64)
+            # At least one more pair of equal values than were seen.
+            chance *= min(1.0, (float((counts * (counts - 1)).sum()) + 2) / max(1, n * (n - 1)))
+        return len(self._digests) ** 2 / 2 * chance
 
 
 def _weighted(bits: NDArray[np.uint64], weights: NDArray[np.uint64]) -> NDArray[np.uint64]:
