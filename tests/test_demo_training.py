@@ -46,7 +46,9 @@ class Run(TrainingDemoResult):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with contextlib.redirect_stderr(io.StringIO()) as shown:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # a log gets no bar
+    with contextlib.redirect_stderr(terminal) as shown:
         found = run_training_demo(tmp_path_factory.mktemp("demo") / "out", **SMALL)
     run = Run(found.course, found.checkpoints, found.files)
     object.__setattr__(run, "shown", shown.getvalue())

@@ -28,7 +28,7 @@ def garments() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the other process that parses an HDF5 file first: it takes a third of a second."""
-    monkeypatch.setattr("icrkit.io._hdf5.probe", lambda path, group: None)
+    monkeypatch.setattr("icrkit.io._hdf5.probe", lambda *_, **__: None)
 
 
 def write_idx(path: Path, array: np.ndarray, opener=open) -> Path:

@@ -25,7 +25,7 @@ CODES = [0, 1, 0, 2]
 
 @pytest.fixture(autouse=True)
 def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icrkit.io._hdf5.probe", lambda path, group: None)
+    monkeypatch.setattr("icrkit.io._hdf5.probe", lambda *_, **__: None)
 
 
 class Animal(enum.Enum):

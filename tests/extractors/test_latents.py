@@ -354,7 +354,7 @@ def test_another_class_is_refused(folder):
         open_autoencoder(folder)
     for text in ("{", "[]"):
         (folder / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json is no configuration"):
+        with pytest.raises(ValueError, match=r"config\.json is not the configuration of a model"):
             open_autoencoder(folder)
 
 
