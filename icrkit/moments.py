@@ -401,9 +401,12 @@ class Moments:
         first = mean[..., :1, :]
         return first + (mean - first).mean(axis=-2, keepdims=True), helmert(self.n_views) @ (mean - first)
 
-    @np.errstate(invalid="ignore", over="ignore")  # looked for in the result
     def sum(self, dim: str = "fold") -> Moments:
         """Merge along a leading axis (the same as adding its elements one by one)."""
+        return self._summed(dim).refused_if_not_finite()
+
+    @np.errstate(invalid="ignore", over="ignore")  # looked for in the result
+    def _summed(self, dim: str) -> Moments:
         axis = self._axis(dim)
         n = self.n_images.sum(axis=axis)
         weight = np.expand_dims(self.n_images, (-1, -2)).astype(np.float64)
@@ -426,7 +429,7 @@ class Moments:
             variation=reduce(self.variation, self.n_images, axis),
         ).settled()
         moved = ((np.abs(part) * weight).sum(axis=axis) for part in (grand, contrasts))
-        return merged._magnified(merged._rounding_of_means(moved)).refused_if_not_finite()
+        return merged._magnified(merged._rounding_of_means(moved))
 
     def select(self, **indices: int | list[int] | NDArray[Any]) -> Moments:
         """Elements along leading axes, by position: ``m.select(fold=3)``; a list or array keeps the axis."""
@@ -534,7 +537,8 @@ class Moments:
     @functools.cached_property
     def total(self) -> Moments:
         """All folds merged; these moments themselves where there are none."""
-        return self.sum("fold") if "fold" in self.dims else self
+        # Not refused where squares overflow: a pass looks here whether its precision suffices.
+        return self._summed("fold") if "fold" in self.dims else self
 
     @functools.cached_property
     def within_factor(self) -> SpdFactor:
@@ -592,7 +596,10 @@ class Moments:
         from icrkit.io._moments import read_moments
 
         moments: Self = read_moments(cls, path)
-        return moments
+        try:
+            return moments.refused_if_not_finite()
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{path}: {error}") from None
 
 
 def _diagonal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

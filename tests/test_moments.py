@@ -490,7 +490,6 @@ def test_no_way_of_joining_or_reading_lets_nan_through(name, value, tmp_path):
     bad.save(tmp_path / "bad.h5")
     ways = {
         "sum": bad.sum,
-        "total": lambda: bad.total,
         "add": lambda: good + bad,
         "stack": lambda: Moments.stack([good, bad], "sigma"),
         "load": lambda: Moments.load(tmp_path / "bad.h5"),

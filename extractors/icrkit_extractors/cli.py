@@ -59,6 +59,13 @@ def _shown(layers: Mapping[str, Any]) -> str:
 
 _ONNX_SETTINGS = ("threads", "given", "image_layout")
 
+
+def _class_name(name: str) -> str:
+    """Python's name of a noise law; one that a shell makes by a function of its own has its own in capitals."""
+    law = noise.LAWS[name]
+    return law.__name__ if isinstance(law, type) else name.upper()
+
+
 # What parameters of the Python interface are in this command, beside those that have its options' names.
 _PYTHON_NAMES = {
     "noise": "--noise", "views": "--views", "key": "--images-key", "compile": "--compile/", "sources": "--checkpoint",
@@ -68,8 +75,7 @@ _PYTHON_NAMES = {
     "available_layers()": "--list-layers", "TorchSource(module, layers=[...])": "--layers NAME",
     "attrs['step']": "--step",
     "2 * images - 1": '--images-set "value_range=(0,1)"', "noise.from_scheduler": "--noise scheduler:PATH",
-    **{f"noise.{law.__name__}": f"--noise {name}" for name, law in noise.LAWS.items()},
-    **{f"noise.{law.__name__}(": f"--noise {name}" for name, law in noise.LAWS.items()},
+    **{f"noise.{_class_name(name)}{end}": f"--noise {name}" for name in noise.LAWS for end in ("", "(")},
     **{f"views.{view.__name__}": f"--views {name}" for name, view in VIEWS.items()},
     **{f"views.{view.__name__}(": f"--views {name}" for name, view in VIEWS.items()},
 }  # fmt: skip

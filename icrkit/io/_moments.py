@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from icrkit.exceptions import CubeFormatError, NonFiniteError
+from icrkit.exceptions import CubeFormatError
 from icrkit.io._block import in_memory
 from icrkit.io._durable import new_file, write_all
 from icrkit.io._hdf5 import open_hdf5, read_values
@@ -62,11 +62,7 @@ def read_moments(cls: type[Any], path: str | Path) -> Any:
             elif field.name in file or field.default_factory is dataclasses.MISSING:
                 found[field.name] = _read(file, field.name, path)  # files of older versions lack some
     with parsing(path):
-        moments = cls(**found)
-    try:
-        return moments.refused_if_not_finite()
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{path}: {error}") from None
+        return cls(**found)
 
 
 def _write(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:

@@ -195,7 +195,7 @@ def test_the_how_to_page_is_followed_to_the_end(install, tmp_path, monkeypatch):
         warnings.simplefilter("ignore")  # what is skipped
         names["test_scikit_learns_own_checks"]()
 
-    cube = ik.datasets.make_cube(100, 4, icr=[0.3, 0.6], sigmas=[0.1, 1.0], random_state=0)
+    cube = ik.datasets.make_cube(100, 4, icr=[0.3, 0.4, 0.6], sigmas=[0.1, 0.3, 1.0], random_state=0)
     np.savez(tmp_path / "features.npz", mid=cube["features"].to_numpy(), sigmas=cube.sigmas)
     monkeypatch.chdir(tmp_path)
     commands = [line.split()[1:] for line in shell.splitlines()]
@@ -206,7 +206,7 @@ def test_the_how_to_page_is_followed_to_the_end(install, tmp_path, monkeypatch):
             result = CliRunner().invoke(main, [*args, "--json"])
             assert result.exit_code == 0, result.output
             rows = json.loads(result.stdout)["rows"]
-            assert [row["sigma"] for row in rows] == [0.1, 1.0]
+            assert [row["sigma"] for row in rows] == [0.1, 0.3, 1.0]
             unit = cube["features"].to_numpy()[:, 0]
             unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
             for row, rows_of in zip(rows, np.moveaxis(unit, 1, 0), strict=True):
