@@ -76,6 +76,7 @@ def test_the_study_runs(benchmark, tmp_path, monkeypatch):
     assert rows[0]["fall_coverage"] and not rows[-7]["fall_coverage"] and rows[-7]["repeats"] == "2"
 
 
+@pytest.mark.filterwarnings("ignore:.* features identical to those of an image before")
 def test_a_network_is_read_under_fresh_draws(benchmark, monkeypatch):
     cube = ik.datasets.load_fashion_cube().select(sigma=0.3).level().to_numpy().astype(np.float32)
     monkeypatch.setattr(benchmark, "features_of_network", lambda: [np.tile(cube, (6, 1, 1))] * 3)

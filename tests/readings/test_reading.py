@@ -175,7 +175,7 @@ def test_errors_of_what_is_read_say_where():
 def test_float32_features_are_read_again_where_a_criterion_asks_for_it():
     """A signal that all features share leaves the residual well conditioned, and the single views' covariance not."""
     rng = np.random.default_rng(0)
-    shared = 3e4 * rng.standard_normal((200, 1, 1))
+    shared = 1e3 * rng.standard_normal((200, 1, 1))
     h = (shared + rng.standard_normal((200, 2, 4))).astype(np.float32)
     assert Moments.from_cube(h).products == "float32"
     seen, found = read_features(h, tuple(CRITERIA))

@@ -53,6 +53,7 @@ class EDM(_AdditiveLaw):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x, conditioning = EDM()(np.ones((2, 1, 4, 4), np.float32), np.zeros((2, 1, 4, 4), np.float32), 0.5)
     >>> x[:, 0, 0, 0], conditioning["c_noise"]
     (array([1.4142135, 1.4142135], dtype=float32), array([-0.1732868, -0.1732868], dtype=float32))
@@ -102,6 +103,7 @@ class VE(_AdditiveLaw):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x, conditioning = VE()(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32), 2.0)
     >>> x.item(), conditioning["c_noise"].item()
     (3.0, 0.0)
@@ -144,6 +146,7 @@ class Additive(_AdditiveLaw):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x, conditioning = Additive()(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32), 0.5)
     >>> x.item(), conditioning["sigma"].item()
     (1.5, 0.5)

@@ -100,6 +100,7 @@ class Flow(_Interpolant):
 
     Examples
     --------
+    >>> import numpy as np
     >>> sd3 = Flow(scale=1000, name="timestep")
     >>> image = np.zeros((1, 1, 1, 1), np.float32)
     >>> sd3(image, image, 0.25)[1]["timestep"]
@@ -148,6 +149,7 @@ class SiT(_Interpolant):
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.zeros((1, 1, 1, 1), np.float32)
     >>> SiT()(image, image, 0.25)[1]["t"]
     array([0.8], dtype=float32)
