@@ -404,7 +404,7 @@ class ResidualModel:
             self._factor = SpdFactor(scatter)
             self.condition_number = self._factor.correlation_condition(scatter)
         except np.linalg.LinAlgError:
-            raise IllConditionedError(self._singular("not positive definite")) from None
+            raise IllConditionedError(self._singular("singular to working precision")) from None
 
     def error_bound(self) -> float:
         """Bound on the relative rounding error: see :meth:`icrkit.Moments.error_bound`.
