@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -23,6 +23,7 @@ from icrkit.linalg import SpdFactor
 
 __all__ = [
     "Features",
+    "NotForTables",
     "as_features",
     "check_dtype",
     "check_views",
@@ -182,6 +183,24 @@ def unit_rows(block: NDArray[Any], name: str = "X") -> NDArray[Any]:
         norms[zero] = 1.0
     with np.errstate(invalid="ignore"):  # infinities become NaN, which the caller looks for
         return np.asarray(block / norms)
+
+
+class NotForTables:
+    """scikit-learn's tags of an estimator of arrays (image, view, feature) or whole cubes: a 2-D table is refused.
+
+    Attributes
+    ----------
+    takes_arrays : bool
+        Whether a bare array (image, view, feature) is accepted; one that reads noise levels needs a cube.
+    """
+
+    takes_arrays: ClassVar[bool] = False
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = self.takes_arrays
+        return tags
 
 
 def as_features(

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, 
 from sklearn.utils.validation import check_is_fitted
 
 from icrkit._arrays import missing, n_axes, to_column, to_numpy
-from icrkit._features import Features, as_features, labelled_like
+from icrkit._features import Features, NotForTables, as_features, labelled_like
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 
@@ -48,22 +48,20 @@ def _targets(y: Any, n_images: int) -> NDArray[Any]:
     return targets
 
 
-class _CubeStep(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
+class _CubeStep(
+    NotForTables,
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """A step whose result is a cube or 3-D: ``set_output`` is accepted and changes nothing."""
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Accepted, so that a Pipeline can pass it on; frames are 2-D and these results are not."""
         return self
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Nothing to learn."""
-        return self
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-
-class SelectLevel(_CubeStep):
+class SelectLevel(OneToOneFeatureMixin, _CubeStep):  # type: ignore[misc]
     """One layer at one noise level of a cube.
 
     Parameters
@@ -74,6 +72,11 @@ class SelectLevel(_CubeStep):
         May be left out where there is one level.
     tolerance : float
         Relative; a level farther off is an error that lists the levels.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Features of the chosen layer.
 
     Examples
     --------
@@ -88,6 +91,17 @@ class SelectLevel(_CubeStep):
         self.sigma = sigma
         self.tolerance = tolerance
 
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Note the number of features of the chosen layer; `transform` does not need it.
+
+        Parameters
+        ----------
+        X : Cube, or DataArray (image, view, sigma, feature)
+        y : ignored
+        """
+        self.n_features_in_ = self.transform(X).level().sizes["feature"]
+        return self
+
     def transform(self, X: Any) -> Cube:
         """The chosen level, as a Cube that is still lazy.
 
@@ -100,8 +114,12 @@ class SelectLevel(_CubeStep):
         chosen.level()  # says which layers and levels there are, where the choice leaves several
         return chosen
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
 
 class MeanViews(
+    NotForTables,
     OneToOneFeatureMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
@@ -115,6 +133,8 @@ class MeanViews(
     >>> ik.MeanViews().fit_transform(cube).shape
     (20, 3)
     """
+
+    takes_arrays = True
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Note the number of features.
@@ -155,6 +175,7 @@ class PerView(_CubeStep):
     Attributes
     ----------
     transformer_ : estimator
+    n_features_in_ : int
 
     Notes
     -----
@@ -168,6 +189,8 @@ class PerView(_CubeStep):
     >>> ik.PerView(PCA(2)).fit_transform(cube).shape
     (50, 2, 2)
     """
+
+    takes_arrays = True
 
     def __init__(self, transformer: Any) -> None:
         self.transformer = transformer
@@ -198,6 +221,21 @@ class PerView(_CubeStep):
                 f"{type(self.transformer).__name__} gave shape {rows.shape} for {n * v} rows; one row each is wanted"
             )
         return labelled_like(X, rows.reshape(n, v, -1))
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the transformer's features.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Names of the features of X.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self, "transformer_")
+        return np.asarray(self.transformer_.get_feature_names_out(input_features), dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "transformer_")

@@ -8,8 +8,12 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
+import sklearn
+from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import PCA
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
 import icrkit as ik
@@ -26,6 +30,11 @@ ODD_ROWS = dict.fromkeys(
 )
 
 ANOTHER_WIDTH = {"check_n_features_in_after_fitting": "layers of another width are what it compares"}
+
+
+def _parameters(test: Any) -> list[tuple[Any, Any]]:
+    """What a parametrised test is run for: its last table, the one that stands nearest to it."""
+    return [mark for mark in test.pytestmark if mark.name == "parametrize"][0].args[1]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -79,12 +88,78 @@ def test_scikit_learns_own_checks(est, expected):
     assert {r["check_name"] for r in by_status.get("skipped", [])} <= {"check_array_api_input"}
 
 
+# scikit-learn's checks of what takes no 2-D table end with its tags: these, which do not fit, are run by name.
+OF_NO_DATA = (
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_valid_tag_types",
+)
+
+
+@pytest.mark.parametrize("check", OF_NO_DATA)
+@pytest.mark.parametrize(
+    ("est", "takes_arrays"),
+    [
+        (ik.SelectLevel(), False),
+        (ik.MeanViews(), True),
+        (ik.PerView(PCA(2)), True),
+        (ik.SemanticWindow(), False),
+        (ik.TrainingCourse(), False),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_scikit_learns_checks_of_what_takes_no_table(est, takes_arrays, check):
+    tags = est.__sklearn_tags__().input_tags
+    assert (tags.two_d_array, tags.three_d_array) == (False, takes_arrays)
+    getattr(estimator_checks, check)(type(est).__name__, est)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning", "ignore:Can't test estimator:UserWarning")
+@pytest.mark.parametrize("est", [est for est, _ in _parameters(test_scikit_learns_checks_of_what_takes_no_table)])
+def test_what_takes_no_table_fails_none_of_scikit_learns_checks(est):
+    results = check_estimator(est, on_skip=None, on_fail=None)
+    assert results and not [r for r in results if r["status"] == "failed"]
+
+
+@pytest.mark.parametrize("est", [est for est, _ in _parameters(test_scikit_learns_own_checks)], ids=repr)
+def test_tags_say_that_tables_and_arrays_are_taken(est):
+    tags = est.__sklearn_tags__().input_tags
+    assert tags.two_d_array and tags.three_d_array
+
+
+@pytest.mark.filterwarnings("ignore:power law over ranks 1 to 5:UserWarning")
+@pytest.mark.parametrize("est", [est for est, _ in _parameters(test_scikit_learns_own_checks)], ids=repr)
+def test_tensors_of_rows_with_array_api_dispatch(est, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # scikit-learn refuses the setting without it
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.standard_normal((200, 5)), 2, axis=0) + 0.5 * rng.standard_normal((400, 5))
+    labels = np.arange(400) // 2 % 3
+    expected = _numbers(clone(est), rows, labels)
+    with sklearn.config_context(array_api_dispatch=True):
+        found = _numbers(clone(est), torch.as_tensor(rows), torch.as_tensor(labels))
+    assert expected and found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
+
+
+def _numbers(est: Any, X: Any, y: Any) -> dict[str, Any]:
+    """All numbers of a fit, and of a set that is compared with it."""
+    est.fit(X, y)
+    score = {} if isinstance(est, ik.NeighborRetrieval) else {"score": est.score(X, y)}
+    return score | {k: v for k, v in vars(est).items() if isinstance(v, int | float | np.ndarray) and k.endswith("_")}
+
+
 def test_every_public_estimator_is_checked():
     public = {name for name in ik.__all__ if _is_estimator(getattr(ik, name))}
-    [table] = [mark for mark in test_scikit_learns_own_checks.pytestmark if mark.name == "parametrize"]
-    checked = {type(est).__name__ for est, _ in table.args[1]}
-    # The parts of a pipeline take cubes, which scikit-learn's checks have none of.
-    assert public == checked | {"SelectLevel", "MeanViews", "PerView", "SemanticWindow", "TrainingCourse"}
+    tables = test_scikit_learns_own_checks, test_scikit_learns_checks_of_what_takes_no_table
+    assert public == {type(est).__name__ for table in tables for est, _ in _parameters(table)}
 
 
 def _is_estimator(thing: Any) -> bool:

@@ -274,3 +274,20 @@ def test_rows_with_groups_are_better_made_a_cube(h):
     scores = cross_val_score(ik.ICREstimator(), cube, cv=SPLIT)
     assert scores.shape == (5,) and np.abs(scores + 0.3).max() < 0.1
     assert ik.ICREstimator().fit(cube).icr_ == pytest.approx(ik.ICREstimator().fit(rows, groups=groups).icr_, rel=1e-12)
+
+
+def test_names_of_features_go_through_the_parts(two_layers):
+    pipe = make_pipeline(ik.SelectLevel("mid", 0.3), ik.PerView(PCA(3)), ik.MeanViews()).fit(two_layers)
+    assert pipe.get_feature_names_out().tolist() == ["pca0", "pca1", "pca2"]
+    selected = ik.SelectLevel("up", 0.3).fit(two_layers)
+    assert selected.n_features_in_ == 4 and selected.get_feature_names_out().tolist() == ["x0", "x1", "x2", "x3"]
+    window = ik.SemanticWindow(layer="up").fit(two_layers)
+    assert window.get_feature_names_out(list("abcd")).tolist() == list("abcd")
+    scaled = ik.PerView(StandardScaler()).fit(two_layers.select(layer="up", sigma=0.1))
+    assert scaled.get_feature_names_out(list("abcd")).tolist() == list("abcd")
+
+
+def test_names_before_fit():
+    for part in (ik.SelectLevel(), ik.MeanViews(), ik.PerView(PCA(2)), ik.SemanticWindow()):
+        with pytest.raises(NotFittedError):
+            part.get_feature_names_out()

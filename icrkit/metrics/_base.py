@@ -37,6 +37,11 @@ class CubeEstimator(BaseEstimator):  # type: ignore[misc]
     or rows (row, feature) with ``groups`` or ``n_views`` consecutive rows to an image.
     """
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
     def _features(
         self,
         X: Any,

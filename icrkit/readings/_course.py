@@ -23,6 +23,7 @@ from scipy import stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from icrkit._features import NotForTables
 from icrkit._progress import progress_bar
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
@@ -617,7 +618,7 @@ def _checkpoints(X: Any) -> Iterator[tuple[int, Any]]:
         del checkpoint
 
 
-class TrainingCourse(BaseEstimator):  # type: ignore[misc]
+class TrainingCourse(NotForTables, BaseEstimator):  # type: ignore[misc]
     """How good features are over the checkpoints of a training, and whether they have turned for the worse.
 
     Parameters

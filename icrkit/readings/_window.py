@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from icrkit._features import NotForTables
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._decomposition import ResidualModel
@@ -139,7 +140,13 @@ class _Layer(NamedTuple):
     readings: dict[str, list[Reading]]
 
 
-class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
+class SemanticWindow(
+    NotForTables,
+    OneToOneFeatureMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """Chooses the noise level with the cleanest features, without labels.
 
     Parameters
@@ -176,6 +183,8 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
     at_edge_ : bool
         Whether the best candidate is the first or last of them: the optimum may lie outside.
     trained_range_ : (float, float) or None
+    n_features_in_ : int
+        Features of `best_layer_`.
     curve_ : xarray.Dataset
         By layer and sigma, all levels, ascending: ``icr`` with ``low`` and ``high``, ``plugin``, ``total_snr``,
         ``information`` with ``information_low`` and ``information_high``, and ``in_set``; ``trained`` by sigma says
@@ -282,6 +291,7 @@ class SemanticWindow(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         sizes = cube.n_images, cube.n_views
         evidence = {name: Evidence(*sizes, cube.n_features[name], self.n_folds) for name in layers}
         self._choose(layers, evidence, sigmas, np.flatnonzero(trained))
+        self.n_features_in_ = cube.n_features[self.best_layer_]
         return self
 
     def _choose(
