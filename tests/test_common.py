@@ -34,7 +34,7 @@ ANOTHER_WIDTH = {"check_n_features_in_after_fitting": "layers of another width a
 
 def _parameters(test: Any) -> list[tuple[Any, Any]]:
     """What a parametrised test is run for: its last table, the one that stands nearest to it."""
-    return [mark for mark in test.pytestmark if mark.name == "parametrize"][0].args[1]
+    return next(mark for mark in test.pytestmark if mark.name == "parametrize").args[1]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
