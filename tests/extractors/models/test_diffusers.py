@@ -20,7 +20,7 @@ from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors import noise
 from icrkit_extractors.models import load as load_family
 from icrkit_extractors.models._network import Network
-from icrkit_extractors.models.diffusers import _packed, _positions, load
+from icrkit_extractors.models.diffusers import load
 from icrkit_extractors.views import as_unit_range
 
 diffusers = pytest.importorskip("diffusers", reason="the family reads what this package writes")
@@ -224,15 +224,6 @@ def test_the_noise_is_that_of_the_folders_scheduler(networks, kind):
     assert list(conditioning) == ["timestep"]
     torch.testing.assert_close(conditioning["timestep"], torch.full((2,), told), rtol=1e-5, atol=0)
     torch.testing.assert_close(x, wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_packing_and_places_are_those_of_the_flux_pipeline():
-    x = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
-    assert torch.equal(_packed(x), diffusers.FluxPipeline._pack_latents(x, 2, 3, 4, 6))
-    places = diffusers.FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32)
-    assert torch.equal(_positions(2, 3, torch.device("cpu")), places)
-    # Small enough to see: one channel, two patches.
-    assert _packed(torch.tensor([[[[0.0, 1, 2, 3], [4, 5, 6, 7]]]])).tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7]]]
 
 
 def test_flux_takes_even_latents(networks):
