@@ -26,11 +26,22 @@ def test_info(icrkit: Run, store: Path) -> None:
         "0.01, 0.1, 1",
         "seed: 7",
         "complete",
+        "read: names, shapes and sizes, no features; icrkit verify reads",
     ):
         assert word in result.stdout
     facts = json.loads(icrkit("info", store, "--json").stdout)
     assert facts["layers"] == {"mid": 4, "up": 2} and facts["sigmas"] == SIGMAS
     assert facts["n_images"] == 120 and facts["labels"] is False and facts["attrs"]["seed"] == 7
+
+
+def test_info_says_that_it_has_not_read_what_is_damaged(icrkit: Run, assert_one_line: Check, store: Path) -> None:
+    part = next(store.glob("part-*1.h5"))
+    part.write_bytes(bytes(part.stat().st_size))
+    said = icrkit("info", store)
+    assert said.exit_code == 0 and "no features; icrkit verify reads every byte" in said.stdout
+    assert json.loads(icrkit("info", store, "--json").stdout)["read"] == "names, shapes and sizes, no features"
+    for command in ("verify", "sweep"):
+        assert_one_line(icrkit(command, store), part.name)
 
 
 def test_info_of_an_unfinished_store(icrkit: Run, assert_one_line: Check, tmp_path: Path) -> None:
