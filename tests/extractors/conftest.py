@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -97,6 +98,67 @@ def images() -> np.ndarray:
     frequencies = rng.uniform(1, 6, (40, 2, 1, 1))
     waves = np.sin(frequencies[:, :1] * y + phases[:, :1]) * np.sin(frequencies[:, 1:] * x + phases[:, 1:])
     return np.rint(127.5 * (1 + waves)).astype(np.uint8)
+
+
+# ---- small ONNX files ----------------------------------------------------------------------------------------------
+
+
+def _save_onnx(
+    path: Path, nodes: list[Any], outputs: dict[str, list[Any]], initializers: list[Any] = (), **inputs: Any
+) -> Path:
+    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [value(name, shape) for name, shape in (inputs or {"x": ["n", 2, 4, 6]}).items()],
+        [value(name, shape) for name, shape in outputs.items()],
+        list(initializers),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def save_onnx() -> Callable[..., Path]:
+    """Saves a small graph: (path, nodes, outputs, initializers, **inputs); inputs and outputs are names with shapes."""
+    return _save_onnx
+
+
+def _external(location: str = "weights.bin", **entries: Any) -> TensorProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 4, 6], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+@pytest.fixture(scope="session")
+def external() -> Callable[..., TensorProto]:
+    """Makes a tensor `w` whose values are in another file: (location, **entries)."""
+    return _external
+
+
+def _plus_w(path: Path, tensor: TensorProto, nested: bool = False) -> Path:
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    if not nested:
+        return _save_onnx(path, [add], {"y": ["n", 2, 4, 6]}, [tensor])
+    constant = helper.make_graph(
+        [helper.make_node("Constant", [], ["out"], value=tensor)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 4, 6])],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
+        helper.make_node("If", ["yes"], ["w"], then_branch=constant, else_branch=constant),
+    ]
+    return _save_onnx(path, [*nodes, add], {"y": ["n", 2, 4, 6]})
+
+
+@pytest.fixture(scope="session")
+def plus_w() -> Callable[..., Path]:
+    """Saves y = x + w, with w among the initialisers or inside a branch: (path, tensor, nested)."""
+    return _plus_w
 
 
 # ---- extractions ----------------------------------------------------------------------------------------------------

@@ -34,28 +34,11 @@ def batch(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return noise.EDM()(x0, z, 0.3)
 
 
-def save(
-    path: Path, nodes: list[Any], outputs: dict[str, list[Any]], initializers: list[Any] = (), **inputs: Any
-) -> Path:
-    """A small graph as a file; inputs and outputs are names with shapes."""
-    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [value(name, shape) for name, shape in (inputs or {"x": ["n", 2, 4, 6]}).items()],
-        [value(name, shape) for name, shape in outputs.items()],
-        list(initializers),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 @pytest.fixture
-def shapes(tmp_path: Path) -> Path:
+def shapes(tmp_path: Path, save_onnx) -> Path:
     """Outputs of two to five axes, all of the same numbers."""
     shape = lambda name, *sizes: helper.make_tensor(name, TensorProto.INT64, [len(sizes)], sizes)  # noqa: E731
-    return save(
+    return save_onnx(
         tmp_path / "shapes.onnx",
         [
             helper.make_node("Identity", ["x"], ["map"]),
@@ -197,9 +180,9 @@ def test_a_layer_named_by_a_path_can_be_stored(traced, images, tmp_path):
     }
 
 
-def test_two_layers_that_would_be_stored_alike_are_refused(tmp_path):
+def test_two_layers_that_would_be_stored_alike_are_refused(tmp_path, save_onnx):
     nodes = [helper.make_node("Neg", ["x"], ["a/b"]), helper.make_node("Neg", ["a/b"], ["a.b"])]
-    path = save(tmp_path / "m.onnx", nodes, {"a.b": ["n", 2, 4, 6]})
+    path = save_onnx(tmp_path / "m.onnx", nodes, {"a.b": ["n", 2, 4, 6]})
     with pytest.raises(ValueError, match=r"layer 'a/b' would be stored as 'a\.b', the name of another layer"):
         OnnxSource(path, layers=["a.b", "a/b"])
 
@@ -348,24 +331,29 @@ def test_wrong_inputs(unet_onnx, batch):
         src(x, {"c_noise": conditioning["c_noise"][:-1]})
 
 
-def with_time(path: Path, kind: int, shape: list[Any]) -> OnnxSource:
-    """y = x + t, with a time of that type and shape."""
-    nodes = [
-        helper.make_node("Cast", ["t"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["float", "rank"], ["column"]),
-        helper.make_node("Add", ["x", "column"], ["y"]),
-    ]
-    rank = helper.make_tensor("rank", TensorProto.INT64, [2], [-1, 1])
-    save(path, nodes, {"y": ["n", 3]}, [rank], x=["n", 3], t=shape)
-    model = onnx.load(path)
-    model.graph.input[1].type.tensor_type.elem_type = kind
-    path.write_bytes(model.SerializeToString())
-    return OnnxSource(path, threads=1)
+@pytest.fixture
+def with_time(tmp_path: Path, save_onnx: Callable[..., Path]) -> Callable[..., OnnxSource]:
+    """Makes a source y = x + t, with a time of that type and shape."""
+
+    def make(kind: int, shape: list[Any]) -> OnnxSource:
+        nodes = [
+            helper.make_node("Cast", ["t"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["float", "rank"], ["column"]),
+            helper.make_node("Add", ["x", "column"], ["y"]),
+        ]
+        rank = helper.make_tensor("rank", TensorProto.INT64, [2], [-1, 1])
+        path = save_onnx(tmp_path / "m.onnx", nodes, {"y": ["n", 3]}, [rank], x=["n", 3], t=shape)
+        model = onnx.load(path)
+        model.graph.input[1].type.tensor_type.elem_type = kind
+        path.write_bytes(model.SerializeToString())
+        return OnnxSource(path, threads=1)
+
+    return make
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
-def test_whole_times(tmp_path, kind):
-    src = with_time(tmp_path / "m.onnx", kind, ["n"])
+def test_whole_times(with_time, kind):
+    src = with_time(kind, ["n"])
     x = np.zeros((2, 3), np.float32)
     np.testing.assert_array_equal(src(x, {"t": np.array([7, 999], np.float32)})["y"][:, 0], [7, 999])
     for bad in (12.5, np.nan, np.inf):
@@ -376,8 +364,8 @@ def test_whole_times(tmp_path, kind):
 
 
 @pytest.mark.parametrize("shape", [[], [1]])
-def test_one_time_for_the_whole_batch(tmp_path, shape):
-    src = with_time(tmp_path / "m.onnx", TensorProto.FLOAT, shape)
+def test_one_time_for_the_whole_batch(with_time, shape):
+    src = with_time(TensorProto.FLOAT, shape)
     x = np.zeros((3, 3), np.float32)
     np.testing.assert_array_equal(src(x, {"t": np.full(3, 0.5, np.float32)})["y"], np.full((3, 3), 0.5))
     np.testing.assert_array_equal(src(x[:1], {"t": np.full(1, 0.5, np.float32)})["y"], np.full((1, 3), 0.5))
@@ -387,8 +375,8 @@ def test_one_time_for_the_whole_batch(tmp_path, shape):
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
-def test_nan_names_the_layer_and_row(tmp_path, pool):
-    path = save(
+def test_nan_names_the_layer_and_row(tmp_path, pool, save_onnx):
+    path = save_onnx(
         tmp_path / "m.onnx",
         [helper.make_node("Identity", ["x"], ["fine"]), helper.make_node("Log", ["x"], ["log"])],
         {"fine": ["n", 2, 4, 6], "log": ["n", 2, 4, 6]},
@@ -402,8 +390,8 @@ def test_nan_names_the_layer_and_row(tmp_path, pool):
         OnnxSource(path, pool=pool)(x)
 
 
-def test_half_precision_models(tmp_path):
-    path = save(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"y": ["n", 2, 4, 6]})
+def test_half_precision_models(tmp_path, save_onnx):
+    path = save_onnx(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"y": ["n", 2, 4, 6]})
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16

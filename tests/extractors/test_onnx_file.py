@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,47 +13,6 @@ from onnx import TensorProto, helper
 
 from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors import OnnxSource
-
-
-def save(
-    path: Path, nodes: list[Any], outputs: dict[str, list[Any]], initializers: list[Any] = (), **inputs: Any
-) -> Path:
-    """A small graph as a file; inputs and outputs are names with shapes."""
-    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [value(name, shape) for name, shape in (inputs or {"x": ["n", 2, 4, 6]}).items()],
-        [value(name, shape) for name, shape in outputs.items()],
-        list(initializers),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    """Outputs of two to five axes, all of the same numbers."""
-    shape = lambda name, *sizes: helper.make_tensor(name, TensorProto.INT64, [len(sizes)], sizes)  # noqa: E731
-    return save(
-        tmp_path / "shapes.onnx",
-        [
-            helper.make_node("Identity", ["x"], ["map"]),
-            helper.make_node("Reshape", ["x", "three"], ["tokens"]),
-            helper.make_node("Reshape", ["x", "two"], ["flat"]),
-            helper.make_node("Reshape", ["x", "five"], ["video"]),
-            helper.make_node("ReduceMean", ["x"], ["total"], axes=[0]),
-        ],
-        {
-            "map": ["n", 2, 4, 6],
-            "tokens": ["n", 8, 6],
-            "flat": ["n", 48],
-            "video": ["n", 2, 2, 2, 6],
-            "total": [1, 2, 4, 6],
-        },
-        [shape("three", 0, 8, 6), shape("two", 0, 48), shape("five", 0, 2, 2, 2, 6)],
-    )
 
 
 def test_missing_file(tmp_path):
@@ -81,34 +39,9 @@ def test_files_that_are_no_models(tmp_path, unet_onnx):
             OnnxSource(path)
 
 
-def external(location: str = "weights.bin", **entries: Any) -> TensorProto:
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 4, 6], data_location=TensorProto.EXTERNAL)
-    for key, value in {"location": location, **entries}.items():
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
-
-
-def plus_w(path: Path, tensor: TensorProto, nested: bool = False) -> Path:
-    """y = x + w, with w among the initialisers or inside a branch."""
-    add = helper.make_node("Add", ["x", "w"], ["y"])
-    if not nested:
-        return save(path, [add], {"y": ["n", 2, 4, 6]}, [tensor])
-    constant = helper.make_graph(
-        [helper.make_node("Constant", [], ["out"], value=tensor)],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 4, 6])],
-    )
-    nodes = [
-        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
-        helper.make_node("If", ["yes"], ["w"], then_branch=constant, else_branch=constant),
-    ]
-    return save(path, [*nodes, add], {"y": ["n", 2, 4, 6]})
-
-
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("location", ["weights.bin", "./weights.bin", "sub/weights.bin", "link.bin"])
-def test_values_in_files_of_the_models_folder(tmp_path, monkeypatch, location, nested):
+def test_values_in_files_of_the_models_folder(tmp_path, monkeypatch, location, nested, plus_w, external):
     w = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
     (tmp_path / "sub").mkdir()
     for name in ("weights.bin", "sub/weights.bin"):
@@ -132,7 +65,7 @@ def test_values_in_files_of_the_models_folder(tmp_path, monkeypatch, location, n
         (TensorProto.FLOAT16, np.array([1, -2], np.float16)),
     ],
 )
-def test_values_of_other_types(tmp_path, data_type, values):
+def test_values_of_other_types(tmp_path, data_type, values, save_onnx):
     (tmp_path / "w.bin").write_bytes(values.tobytes())
     tensor = TensorProto(name="w", data_type=data_type, dims=[2], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="w.bin")
@@ -140,14 +73,14 @@ def test_values_of_other_types(tmp_path, data_type, values):
         helper.make_node("Cast", ["w"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["x", "float"], ["y"]),
     ]
-    path = save(tmp_path / "m.onnx", nodes, {"y": ["n", 2]}, [tensor], x=["n", 2])
+    path = save_onnx(tmp_path / "m.onnx", nodes, {"y": ["n", 2]}, [tensor], x=["n", 2])
     model = onnx.load(path, load_external_data=False)
     model.opset_import[0].version, model.ir_version = 21, 10
     path.write_bytes(model.SerializeToString())
     np.testing.assert_array_equal(OnnxSource(path, threads=1)(np.zeros((1, 2), np.float32))["y"], [[1, -2]])
 
 
-def test_values_that_only_the_part_behind_the_cut_needs(tmp_path):
+def test_values_that_only_the_part_behind_the_cut_needs(tmp_path, plus_w, external):
     (tmp_path / "weights.bin").write_bytes(bytes(192))
     path = plus_w(tmp_path / "m.onnx", external())
     model = onnx.load(path, load_external_data=False)
@@ -158,7 +91,7 @@ def test_values_that_only_the_part_behind_the_cut_needs(tmp_path):
     np.testing.assert_array_equal(src(np.ones((1, 2, 4, 6), np.float32))["a"], -np.ones((1, 48)))
 
 
-def test_a_missing_file_of_values_is_named(tmp_path):
+def test_a_missing_file_of_values_is_named(tmp_path, plus_w, external):
     path = plus_w(tmp_path / "m.onnx", external("m.onnx.data"))
     with pytest.raises(FileNotFoundError, match=r"tensor 'w' is kept in 'm\.onnx\.data', which is not there"):
         OnnxSource(path)
@@ -212,7 +145,7 @@ def was_read(path: Path) -> bool:
         "*/_ORT_MEM_ADDR_/*",
     ],
 )
-def test_what_leads_out_of_the_models_folder_is_refused(inside, location, nested):
+def test_what_leads_out_of_the_models_folder_is_refused(inside, location, nested, plus_w, external):
     outside = [inside.parent / "secret.bin", inside.parent / "elsewhere" / "secret.bin"]
     path = plus_w(inside / "m.onnx", external(location.format(absolute=outside[0])), nested)
     forget_reading(*outside, path)
@@ -237,7 +170,7 @@ def test_what_leads_out_of_the_models_folder_is_refused(inside, location, nested
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-def test_values_that_do_not_fit_their_file_are_refused(inside, entries, nested):
+def test_values_that_do_not_fit_their_file_are_refused(inside, entries, nested, plus_w, external):
     with pytest.raises(UnsafeModelError, match=r"tensor 'w' .*(needs 192 bytes|no number)"):
         OnnxSource(plus_w(inside / "m.onnx", external(**entries), nested))
 
@@ -252,7 +185,7 @@ def test_values_that_do_not_fit_their_file_are_refused(inside, entries, nested):
         ({"data_location": TensorProto.DEFAULT}, "points to another file and does not say"),
     ],
 )
-def test_tensors_that_contradict_themselves_are_refused(inside, change, message):
+def test_tensors_that_contradict_themselves_are_refused(inside, change, message, plus_w, external):
     tensor = external()
     for name, value in change.items():
         if name == "dims":
@@ -272,8 +205,8 @@ def test_names_that_are_no_text_are_refused(tmp_path, unet_onnx):
         OnnxSource(path, layers="mid")
 
 
-def test_functions_without_end_are_refused(tmp_path):
-    path = save(tmp_path / "m.onnx", [helper.make_node("F", ["x"], ["y"], domain="d")], {"y": ["n", 2, 4, 6]})
+def test_functions_without_end_are_refused(tmp_path, save_onnx):
+    path = save_onnx(tmp_path / "m.onnx", [helper.make_node("F", ["x"], ["y"], domain="d")], {"y": ["n", 2, 4, 6]})
     model = onnx.load(path)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
     call = helper.make_node("F", ["a"], ["b"], domain="d")
@@ -285,14 +218,14 @@ def test_functions_without_end_are_refused(tmp_path):
             OnnxSource(path, layers=layers)
 
 
-def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path, save_onnx):
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[10**6, 10**6], raw_data=bytes(16))
-    path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "w"], ["y"])], {"y": ["n", 2, 4, 6]}, [tensor])
+    path = save_onnx(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "w"], ["y"])], {"y": ["n", 2, 4, 6]}, [tensor])
     with pytest.raises(UnsafeModelError, match=r"'w' declares the shape \(1000000, 1000000\)"):
         OnnxSource(path)
 
 
-def test_unknown_operators_are_refused(tmp_path):
+def test_unknown_operators_are_refused(tmp_path, save_onnx):
     node = helper.make_node("RunThis", ["x"], ["y"], domain="elsewhere")
     with pytest.raises(UnsafeModelError, match=r"m\.onnx: onnxruntime does not load this model"):
-        OnnxSource(save(tmp_path / "m.onnx", [node], {"y": ["n", 2, 4, 6]}))
+        OnnxSource(save_onnx(tmp_path / "m.onnx", [node], {"y": ["n", 2, 4, 6]}))
