@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import math
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,12 +46,7 @@ class DiskFile(io.RawIOBase):
         # A pipe would wait for its writer.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         self._fd = os.open(self.path, flags)
-        about = os.fstat(self._fd)
-        if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
-        if not stat.S_ISREG(about.st_mode):
-            raise CubeFormatError(f"{self.path} is not a regular file")
-        self.identity = identity_of(about)
+        self.identity = identity_of(os.fstat(self._fd), self.path)
         if identity is not None and identity != self.identity:
             raise CubeCorruptError(f"{self.path} was written anew since it was opened; open it again")
         self._place = 0

@@ -164,10 +164,10 @@ def _runs(rows: NDArray[np.intp], row_bytes: int) -> list[tuple[int, int]]:
 
 def _identity(path: str) -> Identity:
     try:
-        stat = os.stat(path)
+        about = os.stat(path)
     except FileNotFoundError:
         raise CubeIncompleteError(f"{path} is missing; it was there when the cube was opened") from None
-    return identity_of(stat)
+    return identity_of(about, path)
 
 
 def _variable(part: Part, layout: Layout, layer: str) -> h5py.Dataset:

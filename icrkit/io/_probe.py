@@ -6,8 +6,10 @@ One process of this kind serves all files. A right digest is no reason to leave 
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from icrkit.exceptions import CubeCorruptError
+from icrkit.exceptions import CubeCorruptError, CubeFormatError
 
 __all__ = ["Identity", "identity_of", "probe"]
 
@@ -26,9 +28,13 @@ _SCRIPT = Path(__file__).with_name("_probe_child.py")
 _MOST_REMEMBERED = 100_000
 
 
-def identity_of(stat: os.stat_result) -> Identity:
-    """What changes when a file is written anew."""
-    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+def identity_of(about: os.stat_result, path: str) -> Identity:
+    """What changes when a file is written anew; refuses what is no file, such as a pipe, whose reader would wait."""
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(about.st_mode):
+        raise CubeFormatError(f"{path} is not a regular file")
+    return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
 
 
 def probe(path: str | os.PathLike[str], group: str = "", names: Iterable[str] | None = None) -> None:
@@ -49,7 +55,7 @@ def probe(path: str | os.PathLike[str], group: str = "", names: Iterable[str] | 
         When the parser dies or does not end. What it refuses is for the reader to say.
     """
     path = os.path.abspath(path)
-    identity = identity_of(os.stat(path))
+    identity = identity_of(os.stat(path), path)
     chosen = None if names is None else tuple(names)
     key = (identity, group, chosen)
     if (identity, group, None) in _parsed:  # and so all that is in it

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from icrkit.exceptions import CubeCorruptError
+from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io import _probe, open_cube
 from icrkit.io._hdf5 import open_hdf5
 
@@ -42,6 +42,16 @@ def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     _probe.probe(tmp_path / "a.h5")
     with open_hdf5(tmp_path / "a.h5") as file:
         assert file["x"][:].tolist() == [1.0, 2.0]
+
+
+def test_what_is_no_file_is_not_opened_by_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for a pipe's writer until its clock ends it, and call the pipe damaged."""
+    monkeypatch.setattr(_probe, "_prober", None)  # a question would fail
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(CubeFormatError, match=r"a\.h5 is not a regular file"):
+        open_hdf5(tmp_path / "a.h5")
+    with pytest.raises(IsADirectoryError):
+        open_hdf5(tmp_path)
 
 
 @linux
