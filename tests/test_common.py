@@ -168,7 +168,7 @@ def _is_estimator(thing: Any) -> bool:
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 
-SECTIONS = ("Parameters", "Attributes", "Returns", "Raises", "Notes", "References", "Examples")
+SECTIONS = ("Parameters", "Attributes", "Returns", "Raises", "Warns", "Notes", "References", "Examples")
 
 
 def public_names() -> Iterator[tuple[str, Any]]:

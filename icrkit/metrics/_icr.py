@@ -48,6 +48,7 @@ from icrkit.moments import Moments
 __all__ = ["ICREstimator", "held_out_snr", "icr", "plug_in_snr"]
 
 CORRECTIONS = ("none", "gaussian", "crossfit")
+LARGEST_BIAS = 0.02  # of a plug-in ICR that is given without a word
 
 
 def icr(
@@ -87,6 +88,11 @@ def icr(
     ValueError
         "gaussian" together with regularization.
 
+    Warns
+    -----
+    UserWarning
+        The plug-in is more than .02 below what it would be without the bias of Gaussian residuals.
+
     Notes
     -----
     R = Tr(W^-1 B)/d - 1/V, ICR = 1/(1 + R). "gaussian" multiplies the trace by (m-d-1)/m. Cost: one Cholesky
@@ -117,23 +123,48 @@ def icr(
     """
     if correction not in CORRECTIONS:
         raise ValueError(f"correction must be one of {CORRECTIONS}, not {correction!r}")
-    if isinstance(moments, Gram):
-        if correction == "crossfit":
-            return gram_crossfit(moments, regularization, residual_centering).icr
-        model = GramResidual(moments, regularization, residual_centering)
-        return 1.0 / (1.0 + (model.mean_snr() if correction == "none" else _refuse_gaussian()))
-    if not hasattr(moments, "within"):
+    if not isinstance(moments, Gram) and not hasattr(moments, "within"):
         kind = type(moments).__name__
         raise TypeError(f"icr takes Moments or Gram, not {kind}: Moments.from_cube(X), or ICREstimator")
-    if "sigma" in moments.dims:
-        levels = range(moments.n_images.shape[moments.dims.index("sigma")])
-        return np.array([icr(moments.select(sigma=k), correction, regularization, residual_centering) for k in levels])
+    if not isinstance(moments, Gram) and "sigma" in moments.dims:
+        levels = [moments.select(sigma=k) for k in range(moments.n_images.shape[moments.dims.index("sigma")])]
+        found = [_value_and_unbiased(level, correction, regularization, residual_centering) for level in levels]
+        result: Any = np.array([value for value, _ in found])
+    else:
+        found = [_value_and_unbiased(moments, correction, regularization, residual_centering)]
+        result = found[0][0]
+    value, unbiased = max(found, key=lambda pair: abs(pair[1] - pair[0]))
+    if abs(unbiased - value) > LARGEST_BIAS:
+        warnings.warn(
+            f"the plug-in ICR {value:.3f} is biased low: about {unbiased:.3f} without the bias of the inverse, were "
+            "residuals Gaussian. correction='crossfit', of moments with folds, removes it.",
+            stacklevel=2,
+        )
+    return result
+
+
+def _value_and_unbiased(
+    moments: Moments | Gram, correction: str, regularization: float, residual_centering: str
+) -> tuple[float, float]:
+    """ICR of one level, and what it would be without the bias that Gaussian residuals give the plug-in."""
     if correction == "crossfit":
-        return crossfit(moments, regularization, residual_centering).icr
-    snr = plug_in_snr(
-        ResidualModel(moments.total, regularization, residual_centering), moments.total, correction, residual_centering
-    )
-    return 1.0 / (1.0 + snr)
+        cross_fit = gram_crossfit if isinstance(moments, Gram) else crossfit
+        value = cross_fit(moments, regularization, residual_centering).icr  # type: ignore[arg-type]
+        return value, value
+    d, v = moments.n_features, moments.n_views
+    if isinstance(moments, Gram):
+        gram_model = GramResidual(moments, regularization, residual_centering)
+        snr = gram_model.mean_snr() if correction == "none" else _refuse_gaussian()
+        m, damped = gram_model.dof, gram_model.damped
+    else:
+        model = ResidualModel(moments.total, regularization, residual_centering)
+        snr = plug_in_snr(model, moments.total, correction, residual_centering)
+        m, damped = model.dof, model.damped
+    # Where tau damps the residual, only what is left of d is inflated.
+    inflated = (d - damped) / d
+    share = 0.0 if correction == "gaussian" else min((d - damped + 1) / m, 1.0)
+    unbiased = (1 - share) * (snr + inflated / v) - inflated / v
+    return 1.0 / (1.0 + snr), 1.0 / (1.0 + max(unbiased, 0.0))
 
 
 def plug_in_snr(

@@ -16,6 +16,8 @@ from icrkit.metrics._base import row_moments
 from icrkit.metrics._effective_rank import row_eigenvalues
 from icrkit.moments import Moments, fold_of_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
+
 PROPERTY = settings(max_examples=40, derandomize=True)
 
 

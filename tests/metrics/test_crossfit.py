@@ -19,6 +19,8 @@ from icrkit.metrics._crossfit import (
 )
 from icrkit.moments import Moments, fold_of_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
+
 
 def features(n: int, v: int, d: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
@@ -170,7 +172,6 @@ def test_fewer_images_than_two_a_fold_join_folds():
 # ---- folds ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
 @pytest.mark.parametrize(("n", "n_folds", "most"), [(16, 10, 8), (13, 10, 6), (5, 10, 2), (200, 7, 7), (20, 10, 10)])
 def test_number_of_folds(n, n_folds, most):
     est = ik.ICREstimator(n_folds=n_folds).fit(features(n, 8, 2))

@@ -15,6 +15,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import icrkit as ik
 from icrkit.moments import Moments
 
+pytestmark = pytest.mark.filterwarnings("ignore:the plug-in ICR:UserWarning")
+
 PROPERTY = settings(max_examples=25, derandomize=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -467,3 +468,43 @@ def test_a_biased_plug_in_is_said_to_be():
     h = ik.datasets.make_cube(96, 32, icr=0.5, random_state=0)
     with pytest.warns(UserWarning, match=r"plug-in ICR 0\.\d+ lies outside the 95% interval"):
         ik.ICREstimator().fit(h)
+
+
+@pytest.mark.filterwarnings("error:the plug-in ICR:UserWarning")
+def test_a_plug_in_that_is_far_too_low_says_so():
+    few = ik.datasets.make_cube(60, 16, icr=0.8, random_state=0)
+    moments = Moments.from_cube(few)
+    unbiased = ik.icr(moments, "gaussian")
+    with pytest.warns(UserWarning, match=rf"^the plug-in ICR .* biased low: about {unbiased:.3f} without"):
+        plug_in_value = ik.icr(moments)
+    assert unbiased - plug_in_value > 0.1
+    ik.icr(moments, "crossfit")
+    ik.icr(Moments.from_cube(ik.datasets.make_cube(2000, 16, icr=0.8, random_state=0)))
+
+
+@pytest.mark.filterwarnings("error:the plug-in ICR:UserWarning")
+def test_all_levels_are_warned_of_once_with_the_worst():
+    cube = ik.datasets.make_cube(60, 16, icr=[0.1, 0.8, 0.5], sigmas=[0.1, 0.3, 1.0], random_state=0)
+    moments = Moments.from_cube(cube)
+    worst = ik.icr(moments, "gaussian")[1]
+    with pytest.warns(UserWarning, match=f"about {worst:.3f} without") as warned:
+        ik.icr(moments)
+    assert len(warned) == 1
+
+
+@pytest.mark.filterwarnings("error:the plug-in ICR:UserWarning")
+def test_a_damped_plug_in_says_so_from_moments_and_gram():
+    h = features(40, 2, 30)
+    for source in (Moments.from_cube(h), ik.gram_matrix(h)):
+        with pytest.warns(UserWarning, match="the plug-in ICR .* biased low"):
+            ik.icr(source, regularization=0.01)
+    said = [str(w.message) for w in warned_by(h)]
+    assert said[0] == said[1]
+
+
+def warned_by(h: np.ndarray) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for source in (Moments.from_cube(h), ik.gram_matrix(h)):
+            ik.icr(source, regularization=0.01)
+    return seen
