@@ -135,7 +135,11 @@ def test_extractors_know_of_icrkit_only_the_cube_and_its_file(path):
     # Moments are handed over where features are not kept.
     more = {"_destinations.py": {"_progress"}, "_to_moments.py": {"moments", "_text"}, "cli.py": {"_surface", "_text"}}
     # Files of images are as strange as files of features, and pass the same guards.
-    guards = {"_hdf5", "_memory", "_numpy", "_parsing", "_zarr"} if path.name == "_image_arrays.py" else set()
+    files = {
+        "_image_arrays.py": {"_memory", "_numpy"},
+        "_image_containers.py": {"_hdf5", "_memory", "_parsing", "_zarr"},
+    }
+    guards = files.get(path.name, set())
     allowed = {"cube", "io", "exceptions"} | more.get(path.name, set())
     for name, _ in imports(path, "icrkit_extractors"):
         top, *rest = name.split(".")

@@ -9,16 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from icrkit_extractors._image_arrays import (
-    from_array,
-    from_members,
-    hdf5_members,
-    idx_labels,
-    npz_members,
-    open_idx,
-    open_npy,
-    zarr_members,
-)
+from icrkit_extractors._image_arrays import from_array, from_members, idx_labels, open_idx, open_npy
+from icrkit_extractors._image_containers import hdf5_members, npz_members, zarr_members
 from icrkit_extractors._image_dataset import from_dataset
 from icrkit_extractors._image_folder import SUFFIXES, open_folder
 from icrkit_extractors._image_form import Form
