@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,11 +29,12 @@ from icrkit.readings._course import (
     step_number,
 )
 from icrkit.readings._pairing import check_recorded_draws, check_same_folds
-from icrkit.readings._reading import Reading, criterion_of
+from icrkit.readings._reading import READ_ERRORS, Reading, criterion_of
 
 __all__ = ["ICRMonitor", "MonitorState"]
 
-_FORMAT, _VERSION = "icrkit-monitor", 2  # version 1 had no digest, and looked at everything again when it was read
+# Version 1 had no digest, and looked at everything again when it was read; version 2 had every level at every step.
+_FORMAT, _VERSION = "icrkit-monitor", 3
 _PARAMETERS = ("criterion", "patience", "sigma", "warm_up", *READ_PARAMETERS)
 
 
@@ -63,7 +65,9 @@ class MonitorState:
     fall_interval : (float, float)
         Of the true fall from the truly best step so far, whichever that is.
     by_level : dict of float to MonitorState
-        All levels, each read by itself; empty where there is one.
+        The levels that were measured, each read by itself; empty where the monitor watches one.
+    refused : dict of float to str
+        Levels that could not be measured at this checkpoint, and why.
     """
 
     step: int
@@ -79,6 +83,7 @@ class MonitorState:
     fall: float
     fall_interval: tuple[float, float]
     by_level: Mapping[float, MonitorState] = dataclasses.field(default_factory=dict)
+    refused: Mapping[float, str] = dataclasses.field(default_factory=dict)
 
 
 class ICRMonitor:
@@ -110,9 +115,9 @@ class ICRMonitor:
     Attributes
     ----------
     history_ : list of dict
-        A row a step and level: ``step``, ``sigma``, ``value``, ``low``, ``high``, ``icr``, ``information``,
-        ``best_step``, ``turned``, ``turned_at``, ``should_stop``, ``fall``, ``fall_low``, ``fall_high``, as they were
-        said at that step.
+        A row a step and level that was measured: ``step``, ``sigma``, ``value``, ``low``, ``high``, ``icr``,
+        ``information``, ``best_step``, ``turned``, ``turned_at``, ``should_stop``, ``fall``, ``fall_low``,
+        ``fall_high``, as they were said at that step.
     state_ : MonitorState or None
         After the last update.
     steps_ : list of int
@@ -125,7 +130,10 @@ class ICRMonitor:
     make one test, whose error holds for any number of looks. A turn may be taken back by a new best; a loop that has
     stopped will not see that, so give `warm_up` or `patience` where training begins with a dip.
 
-    Of several levels each is read by itself, at its own error; the one of `sigma` decides.
+    Of several levels each is read by itself, at its own error; the one of `sigma` decides. A level that cannot be
+    measured at a checkpoint (features that lack rank, are constant, NaN or infinite) makes no look there, neither a bad
+    one nor a good one: it is named in a warning and in ``state_.refused``, and goes on with its next look. `patience`
+    counts looks. Where the level that decides cannot be measured, the update fails.
 
     It holds no features: for each checkpoint and level both criteria and `n_folds` numbers, about a kilobyte on disk.
     An update takes as long after 2,000 checkpoints as after ten, but for rare ones that compare with all before: see
@@ -210,7 +218,7 @@ class ICRMonitor:
         NotEnoughDataError
             Too few folds (see :func:`icrkit.readings.find_turn`); too few images for the features.
         DegenerateFeaturesError, IllConditionedError, NonFiniteError
-            Of the features.
+            Of the features at the level that decides. Of another level it is a warning, and `MonitorState.refused`.
 
         Notes
         -----
@@ -230,29 +238,50 @@ class ICRMonitor:
                 f"{name}: a monitor watches one layer, not {', '.join(space.layers)}: take one, such as by "
                 "cube.select(layer=...), or a monitor for each"
             )
-        probe, found = self._probe or _Probe.of(space, self.sigma), []
+        probe = self._probe or _Probe.of(space, self.sigma)
         probe.check(space, name)
+        found: list[LevelReading | str] = []
         for k in range(len(space.sigmas)):
-            moments, readings = read_level(
-                space.level(space.layers[0], k),
-                space.place(name, space.layers[0], k),
-                **{name: value for name, value in self._parameters.items() if name in READ_PARAMETERS},
-            )
+            try:
+                moments, readings = self._read(space, k, name)
+            except READ_ERRORS as error:
+                if k == probe.headline:
+                    raise
+                found.append(str(error))
+                continue
             probe = probe.with_counts(moments, name)
-            looks = self._levels[k].looks if self._levels else Looks(self.confidence, self.random_state)
-            looks.check(readings.of(self.criterion).n_folds, name)
             found.append(readings)
+        for reason in found:
+            if isinstance(reason, str):
+                warnings.warn(f"{reason} (this level is left out of this update)", stacklevel=2)
         self._probe = probe
         return self._say(step, found)
 
-    def _say(self, step: int, found: list[LevelReading]) -> MonitorState:
-        """State after a checkpoint whose readings are known."""
+    def _read(self, space: Space, k: int, name: str) -> tuple[Moments, LevelReading]:
+        """Moments and readings of the k-th level."""
+        moments, readings = read_level(
+            space.level(space.layers[0], k),
+            space.place(name, space.layers[0], k),
+            **{name: value for name, value in self._parameters.items() if name in READ_PARAMETERS},
+        )
+        looks = self._levels[k].looks if self._levels else Looks(self.confidence, self.random_state)
+        looks.check(readings.of(self.criterion).n_folds, name)
+        return moments, readings
+
+    def _say(self, step: int, found: list[LevelReading | str]) -> MonitorState:
+        """State after a checkpoint whose readings are known, or why there are none."""
         assert self._probe is not None
         if not self._levels:
             self._levels = [_Level(self, sigma) for sigma in self._probe.sigmas]
-        states = [level.add(step, readings) for level, readings in zip(self._levels, found, strict=True)]
+        for level, readings in zip(self._levels, found, strict=True):
+            level.add(step, readings)
         self.steps_.append(step)
-        self.history_ += [_row(state) for state in states]
+        return self._note(step, -1)
+
+    def _note(self, step: int, k: int) -> MonitorState:
+        """Write down what was said of the k-th checkpoint."""
+        states = [level.state(step, k) for level in self._levels]
+        self.history_ += [_row(state) for state in states if isinstance(state, MonitorState)]
         self.state_ = self._headline(states)
         return self.state_
 
@@ -316,8 +345,8 @@ class ICRMonitor:
 
     def _look_again(self, state: Mapping[str, Any]) -> None:
         """Say anew what other parameters say, or what a file of version 1 does not hold."""
-        levels = [level if state["version"] == 1 else level["readings"] for level in state["levels"]]
-        read = [[_reading_from_json(row) for row in level] for level in levels]
+        levels = [{"readings": level} if state["version"] == 1 else level for level in state["levels"]]
+        read = [_readings_from_json(level) for level in levels]
         for step, found in zip(state["steps"], zip(*read, strict=True), strict=True):
             self._say(step, list(found))
 
@@ -330,17 +359,22 @@ class ICRMonitor:
             level.restore(steps, contents)
         self.steps_ = steps
         for k, step in enumerate(steps):
-            states = [level.state(step, k) for level in self._levels]
-            self.history_ += [_row(one) for one in states]
-            self.state_ = self._headline(states)
+            self._note(step, k)
 
-    def _headline(self, states: list[MonitorState]) -> MonitorState:
+    def _headline(self, states: list[MonitorState | str]) -> MonitorState:
         """State of the level that decides, with those of all where there are several."""
         assert self._probe is not None
         state = states[self._probe.headline]
+        if not isinstance(state, MonitorState):
+            raise ValueError(f"the level that decides was not measured: {state}")
         if len(states) == 1:
             return state
-        return dataclasses.replace(state, by_level={one.sigma: one for one in states})
+        named = dict(zip(self._probe.sigmas, states, strict=True))
+        return dataclasses.replace(
+            state,
+            by_level={sigma: one for sigma, one in named.items() if isinstance(one, MonitorState)},
+            refused={sigma: one for sigma, one in named.items() if isinstance(one, str)},
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to a JSON file, whole or not at all.
@@ -398,36 +432,41 @@ _SAID = ("best_step", "turned_at", "should_stop", "fall", "fall_low", "fall_high
 
 
 class _Level:
-    """One noise level's readings so far, the test on them, and what was said."""
+    """One noise level's readings so far, the test on them, and what was said; of a step that has none, why."""
 
     def __init__(self, monitor: ICRMonitor, sigma: float) -> None:
         self.monitor, self._sigma = monitor, sigma
         self.looks = Looks(monitor.confidence, monitor.random_state)
-        self._steps: list[int] = []  # from the end of the warm-up
-        self.readings: list[LevelReading] = []
-        self.said: list[tuple[Any, ...]] = []
+        self._looked: list[tuple[int, LevelReading]] = []  # step and readings, from the end of the warm-up
+        self.readings: list[LevelReading | str] = []
+        self.said: list[tuple[Any, ...] | None] = []
 
-    def add(self, step: int, readings: LevelReading) -> MonitorState:
+    def add(self, step: int, readings: LevelReading | str) -> None:
         """Look at one more checkpoint."""
         monitor, criterion = self.monitor, self.monitor.criterion
         self.readings.append(readings)
+        if isinstance(readings, str):
+            self.said.append(None)
+            return
         if step >= monitor.warm_up:
             self.looks.add(*readings.look(criterion))
-            self._steps.append(step)
-        if not self._steps:
+            self._looked.append((step, readings))
+        if not self._looked:
             self.said.append((step, None, False, 0.0, 0.0, 0.0))
-        else:
-            turn = self.looks.turn()
-            best = self.readings[turn.best - len(self._steps)].of(criterion)
-            judged = Judgement.of_turn(turn, best, readings.of(criterion))
-            turned_at = None if turn.at is None else self._steps[turn.at]
-            stop = bool(turn.run >= monitor.patience)
-            self.said.append((self._steps[turn.best], turned_at, stop, judged.fall, judged.low, judged.high))
-        return self.state(step, -1)
+            return
+        turn = self.looks.turn()
+        best_step, best = self._looked[turn.best]
+        judged = Judgement.of_turn(turn, best.of(criterion), readings.of(criterion))
+        turned_at = None if turn.at is None else self._looked[turn.at][0]
+        stop = bool(turn.run >= monitor.patience)
+        self.said.append((best_step, turned_at, stop, judged.fall, judged.low, judged.high))
 
-    def state(self, step: int, k: int) -> MonitorState:
-        """What was said of the k-th checkpoint."""
-        readings, said = self.readings[k], dict(zip(_SAID, self.said[k], strict=True))
+    def state(self, step: int, k: int) -> MonitorState | str:
+        """What was said of the k-th checkpoint, or why it was not measured."""
+        readings, row = self.readings[k], self.said[k]
+        if isinstance(readings, str) or row is None:
+            return str(readings)
+        said = dict(zip(_SAID, row, strict=True))
         reading = readings.of(self.monitor.criterion)
         return MonitorState(
             step=step,
@@ -446,19 +485,24 @@ class _Level:
 
     def to_json(self) -> dict[str, Any]:
         """Readings, what the test found, and what was said."""
-        found = {"readings": [_reading_to_json(one) for one in self.readings], "said": [list(row) for row in self.said]}
-        return found | self.looks.to_json()
+        return {
+            "readings": [one if isinstance(one, str) else _reading_to_json(one) for one in self.readings],
+            "said": [None if row is None else list(row) for row in self.said],
+        } | self.looks.to_json()
 
     def restore(self, steps: Sequence[int], contents: Mapping[str, Any]) -> None:
         """Be as `to_json` found it; nothing is tested again."""
-        self.readings = [_reading_from_json(row) for row in contents["readings"]]
+        self.readings = _readings_from_json(contents)
         known = frozenset(steps)
-        self.said = [_checked_row(row, known) for row in contents["said"]]
+        self.said = [None if row is None else _checked_row(row, known) for row in contents["said"]]
         if not len(self.readings) == len(self.said) == len(steps):
             raise ValueError(f"{len(self.readings)} readings and {len(self.said)} statements of {len(steps)} steps")
-        self._steps = [step for step in steps if step >= self.monitor.warm_up]
-        late = self.readings[len(steps) - len(self._steps) :]
-        self.looks.restore((one.look(self.monitor.criterion) for one in late), contents)
+        for step, readings, row in zip(steps, self.readings, self.said, strict=True):
+            if isinstance(readings, str) != (row is None):
+                raise ValueError(f"step {step} was not measured, and something was said of it, or the other way round")
+            if not isinstance(readings, str) and step >= self.monitor.warm_up:
+                self._looked.append((step, readings))
+        self.looks.restore((one.look(self.monitor.criterion) for _, one in self._looked), contents)
 
 
 def _checked_row(row: Sequence[Any], steps: frozenset[int]) -> tuple[Any, ...]:
@@ -580,7 +624,8 @@ def _check_whole(state: Mapping[str, Any]) -> None:
 
 
 def _row(state: MonitorState) -> dict[str, Any]:
-    row = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "by_level"}
+    others = ("by_level", "refused")
+    row = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in others}
     for name, names in (("interval", ("low", "high")), ("fall_interval", ("fall_low", "fall_high"))):
         row |= dict(zip(names, row.pop(name), strict=True))
     return row
@@ -595,6 +640,11 @@ def _reading_to_json(found: LevelReading) -> dict[str, Any]:
         for name in ("icr", "information")
     }
     return rows | {"gaussian": found.gaussian}
+
+
+def _readings_from_json(contents: Mapping[str, Any]) -> list[LevelReading | str]:
+    """Readings of a level by step; of a step that has none, why."""
+    return [one if isinstance(one, str) else _reading_from_json(one) for one in contents["readings"]]
 
 
 def _reading_from_json(row: dict[str, Any]) -> LevelReading:

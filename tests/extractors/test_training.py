@@ -292,6 +292,18 @@ def test_a_network_that_cannot_be_read_for_the_moment_does_not_end_the_training(
         assert watch.look(6, Denoiser()) == ({}, False)
 
 
+def test_a_level_that_cannot_be_measured_is_named_and_the_others_are_logged():
+    cube = make_probe(100, n_views=4)(Denoiser().net)
+    features = cube["mid"].to_numpy().copy()
+    features[:, :, 0, 0] = 1.0
+    spoilt = ik.from_arrays({"mid": features}, sigmas=cube.sigmas)
+    watch = _Watch(lambda _: spoilt, ICRMonitor(sigma=cube.sigmas[1]), 2, None, False, "icrkit")
+    with pytest.warns(UserWarning, match=f"step 2, layer mid, sigma {cube.sigmas[0]:g}: .* constant"):
+        values, stops = watch.look(2, None)
+    read = {name.split("/")[1] for name in values if name.endswith("/icr") and name.count("/") == 2}
+    assert read == {f"{sigma:g}" for sigma in cube.sigmas[1:]} and np.isfinite(values["icrkit/icr"]) and not stops
+
+
 def test_the_turn_is_told_once():
     model, words = Denoiser(), "best at step 2, significantly worse at step 4, by 0.25 "
     for stop, end in ((False, "stop=True would end the training here"), (True, "the training ends here")):

@@ -17,6 +17,7 @@ from icrkit.moments import Moments
 from icrkit.readings import _course
 from icrkit.readings._course import TrainingCourse
 from icrkit.readings._monitor import ICRMonitor, _sha256
+from icrkit.readings._reading import READ_ERRORS
 
 STEPS = [10, 100, 200, 300, 400, 500]
 ICR = [0.6, 0.7, 0.5, 0.4, 0.45, 0.5]
@@ -224,6 +225,101 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
     assert repr(loaded.history_) == repr(whole.history_) and loaded.state_dict() == whole.state_dict()
 
 
+def test_a_file_of_the_second_version_is_read(tmp_path):
+    whole = follow(ICRMonitor("icr", 2, warm_up=50), several)
+    state = whole.state_dict() | {"version": 2}
+    (tmp_path / "monitor.json").write_text(json.dumps(state | {"sha256": _sha256(state)}))
+    loaded = ICRMonitor.load(tmp_path / "monitor.json")
+    assert repr(loaded.history_) == repr(whole.history_) and loaded.state_dict() == whole.state_dict()
+
+
+# ---- a level that cannot be measured --------------------------------------------------------------------------------
+
+
+def spoil(array: np.ndarray, how: str) -> np.ndarray:
+    """Features of one level that have no reading."""
+    array = array.copy()
+    if how == "constant":
+        array[..., 1] = 3.0
+    elif how == "no rank":
+        array[..., 1] = array[..., 0]
+    else:
+        array[7, 0, 1] = float(how)
+    return array
+
+
+def broken(icr: float, how: str, level: int = 0) -> ik.Cube:
+    """Three levels, one of which cannot be measured."""
+    array = several(icr)["features"].to_numpy().copy()
+    array[:, :, level] = spoil(array[:, :, level], how)
+    return ik.from_arrays({"features": array}, sigmas=LEVELS)
+
+
+WORDS = {"constant": "constant", "no rank": "singular", "nan": "NaN", "inf": "the first is inf"}
+
+
+@pytest.mark.parametrize("how", WORDS)
+@pytest.mark.parametrize("step", [10, 200, 400, 500])
+def test_a_level_that_cannot_be_measured_is_named_and_the_others_go_on(tmp_path, how, step):
+    monitor, path = ICRMonitor(), tmp_path / "monitor.json"
+    for at, icr in zip(STEPS, ICR, strict=True):
+        if at == step:
+            with pytest.warns(UserWarning, match=rf"step {step}, layer features, sigma 0\.1: .*{WORDS[how]}.*left out"):
+                state = monitor.update(at, broken(icr, how))
+            (reason,) = state.refused.values()
+            assert list(state.refused) == [0.1] and reason.startswith(f"step {step}, layer features, sigma 0.1: ")
+            assert list(state.by_level) == [0.3, 0.6]
+        else:
+            assert monitor.update(at, several(icr)).refused == {}
+        monitor.save(path)
+        loaded = ICRMonitor.load(path)
+        assert loaded.state_ == monitor.state_ and loaded.history_ == monitor.history_
+        assert loaded.state_dict() == monitor.state_dict()
+        monitor = loaded
+    # The others say what they would without it; it says what it would without that look.
+    others = follow(ICRMonitor(), lambda icr: several(icr).select(sigma=[0.3, 0.6]))
+    alone = follow(
+        ICRMonitor(), lambda icr: several(icr).select(sigma=0.1), steps=[one for one in STEPS if one != step]
+    )
+    rows = {sigma: [row for row in monitor.history_ if row["sigma"] == sigma] for sigma in LEVELS}
+    assert rows[0.3] + rows[0.6] == sorted(others.history_, key=lambda row: row["sigma"])
+    assert rows[0.1] == alone.history_
+    # So too where all is said anew.
+    again = ICRMonitor("icr", patience=2, warm_up=50)
+    again.load_state_dict(monitor.state_dict())
+    steps = [one for one in STEPS if one != step]
+    alone = follow(ICRMonitor("icr", 2, warm_up=50), lambda icr: several(icr).select(sigma=0.1), steps=steps)
+    assert [row for row in again.history_ if row["sigma"] == 0.1] == alone.history_
+
+
+@pytest.mark.parametrize("how", WORDS)
+@pytest.mark.parametrize(("sigma", "level"), [(None, 1), (0.6, 2)])
+def test_the_level_that_decides_must_be_measured(how, sigma, level):
+    monitor = follow(ICRMonitor(sigma=sigma), several, steps=STEPS[:2])
+    before = repr(monitor.history_)
+    with pytest.raises(READ_ERRORS, match=rf"step 200, layer features, sigma {LEVELS[level]}: "):
+        monitor.update(200, broken(0.5, how, level))
+    assert repr(monitor.history_) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda level: level["said"].__setitem__(1, None), "step 100 was not measured, and something was said"),
+        (lambda level: level["readings"].__setitem__(1, "lost"), "step 100 was not measured, and something was said"),
+        (
+            lambda level: level.update(readings=["a", "b"], said=[None, None], significant=[], crossed=[[], []]),
+            "level that decides was not measured: a",
+        ),
+    ],
+)
+def test_a_state_that_contradicts_itself_about_what_was_measured(change, words):
+    state = json.loads(json.dumps(follow(ICRMonitor(), steps=STEPS[:2]).state_dict()))
+    change(state["levels"][0])
+    with pytest.raises(CubeCorruptError, match=words):
+        ICRMonitor().load_state_dict(state)
+
+
 # ---- many checkpoints -----------------------------------------------------------------------------------------------
 
 
@@ -312,11 +408,11 @@ def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
         (lambda text: text[: len(text) // 2], CubeCorruptError, "damaged"),
         (lambda text: "[1]", CubeFormatError, "was not written by ICRMonitor.save"),
         (
-            lambda text: text.replace('"version":2', '"version":3'),
+            lambda text: text.replace('"version":3', '"version":4'),
             CubeFormatError,
-            "of version 3; this icrkit reads versions 1 to 2",
+            "of version 4; this icrkit reads versions 1 to 3",
         ),
-        (lambda text: text.replace('"version":2', '"version":true'), CubeFormatError, "of version True"),
+        (lambda text: text.replace('"version":3', '"version":true'), CubeFormatError, "of version True"),
         (lambda text: text.replace('"merit"', '"merits"'), CubeCorruptError, "its sha256"),
         (lambda text: text.replace('"steps":[10,', '"steps":['), CubeCorruptError, "its sha256"),
         (lambda text: text.replace("0.0", "0.1", 1), CubeCorruptError, "its sha256"),
