@@ -14,6 +14,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from icrkit._arrays import missing, to_column
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeFormatError
 
 AXES = ("image", "view", "sigma")
@@ -86,7 +87,7 @@ def encoded_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
     return {
         key: value
         if isinstance(value, plain) and not isinstance(value, bool)
-        else _JSON + json.dumps(value, default=_listed_or_text)
+        else _JSON + strict_json(value, indent=None)
         for key, value in attrs.items()
     }
 
@@ -101,10 +102,6 @@ def decoded_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
             except (ValueError, RecursionError):
                 continue
     return found
-
-
-def _listed_or_text(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _layer_variable(name: str, variable: xr.Variable, where: str) -> xr.Variable:
@@ -255,8 +252,8 @@ def check_ids(ids: NDArray[Any], where: str) -> None:
 def check_levels(levels: NDArray[np.float64], where: str) -> None:
     known = np.sort(levels[~np.isnan(levels)])
     close = np.flatnonzero(np.diff(known) <= SIGMA_TOLERANCE * np.abs(known[1:]))
-    if close.size or (np.isnan(levels).any() and levels.size > 1):
-        raise CubeFormatError(f"noise levels{where} must differ and be numbers; found {listed(levels)}")
+    if close.size or np.isinf(levels).any() or (np.isnan(levels).any() and levels.size > 1):
+        raise CubeFormatError(f"noise levels{where} must differ and be finite numbers; found {listed(levels)}")
 
 
 def source_of(data: xr.Dataset | xr.DataArray) -> str | None:

@@ -27,16 +27,22 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
-def strict_json(value: Any, indent: int | None = 1) -> str:
-    """JSON that every parser reads: a number that is not finite is null.
+def strict_json(value: Any, indent: int | None = 1, *, compact: bool = False) -> str:
+    """JSON that every parser reads (RFC 8259): a number that is not finite is null.
+
+    What icrkit writes or prints as JSON comes from here, or forbids such numbers, as the state of a monitor does.
 
     Parameters
     ----------
     value : object
         Mappings, sequences, scalars and arrays; of anything else its text.
     indent : int or None
+        None for one line.
+    compact : bool
+        One line without a space.
     """
-    return json.dumps(_jsonable(value), indent=indent, allow_nan=False)
+    separators, depth = ((",", ":"), None) if compact else (None, indent)
+    return json.dumps(_jsonable(value), indent=depth, separators=separators, allow_nan=False)
 
 
 def _jsonable(value: Any) -> Any:

@@ -79,6 +79,8 @@ def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
             raise CubeFormatError(f"{what} beyond int64")
         integers: list[Any] = array.astype(np.int64).tolist()
         return integers
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise CubeFormatError(f"{what}: {np.isinf(array).sum()} of {len(array)} are infinite; give finite numbers")
     if (array.dtype.kind == "f" and what == "labels") or array.size == 0:
         floats: list[Any] = array.tolist()
         return floats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 
 from icrkit._contract import AXES, check_levels, feature_dim, listed
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeIncompleteError
 from icrkit.io._durable import PART_SUFFIX
 from icrkit.io._parsing import parsing
@@ -58,6 +60,8 @@ class Layout:
         check_levels(np.array(self.sigmas, dtype=np.float64), "")
         if self.alphas is not None and len(self.alphas) != len(self.sigmas):
             raise CubeFormatError(f"{len(self.alphas)} alphas for {len(self.sigmas)} sigmas")
+        if np.isinf(self.alphas or ()).any():
+            raise CubeFormatError(f"alphas must be finite numbers; found {listed(np.array(self.alphas))}")
         for name, value in {"attrs": self.attrs, "software": self.software}.items():
             if not isinstance(value, dict):
                 raise CubeFormatError(f"{name} is a {type(value).__name__}; expected an object of names and values")
@@ -102,7 +106,7 @@ class Layout:
         return "writer.lock" if self.n_shards == 1 else f"writer-{shard:03d}.lock"
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of cube.json, with the digest of all the rest."""
+        """Content of cube.json, with the digest of all the rest; an unknown level is NaN, which JSON writes as null."""
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -146,14 +150,15 @@ class Layout:
             raise CubeFormatError(f"{path} is no icrkit cube: its format is not {FORMAT!r}")
         if content.get("version") != VERSION:
             raise CubeFormatError(f"{path} has version {content.get('version')!r}; this icrkit reads {VERSION}")
-        rest = {key: value for key, value in content.items() if key != "digest"}
+        # Before it was null, an unknown level stood there as NaN, and as that it goes into the digest.
+        rest = {key: _with_nan(value) if key in _LEVELS else value for key, value in content.items() if key != "digest"}
         if _digest(rest) != content.get("digest"):
             raise CubeCorruptError(f"{path} does not match its own digest: it was changed after it was written")
         try:
             return cls(
                 layers={layer["name"]: layer["features"] for layer in content["layers"]},
-                sigmas=tuple(map(float, content["sigmas"])),
-                alphas=None if content["alphas"] is None else tuple(map(float, content["alphas"])),
+                sigmas=tuple(map(float, rest["sigmas"])),
+                alphas=None if rest["alphas"] is None else tuple(map(float, rest["alphas"])),
                 **{key: content[key] for key in ("n_views", "n_images", "dtype", "block_size", "n_shards")},
                 attrs=content["attrs"],
                 software=content["software"],
@@ -186,10 +191,12 @@ class Line:
 
     def encode(self) -> bytes:
         """The line as written, newline included."""
+        if any(value in (math.inf, -math.inf) for value in self.labels or ()):
+            raise CubeFormatError(f"labels of block {self.block} are infinite, which JSON does not know")
         content = {"block": self.block, "images": self.images, "bytes": self.n_bytes, "sha256": self.sha256}
         # Ids and labels stand here as well as in the part, so that opening a cube needs to open no part.
         extra = {"ids": self.ids} | ({} if self.labels is None else {"labels": self.labels})
-        return json.dumps(content | extra, separators=(",", ":")).encode() + b"\n"
+        return strict_json(content | extra, compact=True).encode() + b"\n"
 
     @classmethod
     def decode(cls, raw: bytes) -> Line:
@@ -283,7 +290,12 @@ def software_versions() -> dict[str, str]:
 
 
 def jsonable(value: Any, name: str = "attrs") -> Any:
-    """A value as JSON gives it back: arrays and tuples as lists, numpy scalars as Python's."""
+    """A value as JSON gives it back: arrays and tuples as lists, numpy scalars as Python's, what is not finite as None.
+
+    So what a digest is taken of is what the file says.
+    """
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, np.generic):
@@ -311,7 +323,16 @@ def _check_names(layers: dict[str, int]) -> None:
             )
 
 
+_LEVELS = ("sigmas", "alphas")
+
+
+def _with_nan(levels: Any) -> Any:
+    """Levels of which those not known are NaN again; what is no list is for the layout to refuse."""
+    return [math.nan if level is None else level for level in levels] if isinstance(levels, list) else levels
+
+
 def _canonical(content: Any) -> str:
+    # What is hashed, and not written: here alone NaN is spelled out, as in the digests of older stores.
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -320,7 +341,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _difference(name: str, there: Any, here: Any) -> tuple[str, str, str] | None:
-    if _canonical(there) == _canonical(here):
+    # Older stores spell attributes out that are not finite.
+    if _canonical(jsonable(there)) == _canonical(jsonable(here)):
         return None
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):

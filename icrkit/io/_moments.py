@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeFormatError
 from icrkit.io._block import in_memory
 from icrkit.io._durable import new_file, write_all
@@ -37,7 +37,7 @@ def write_moments(moments: Any, path: str | Path) -> None:
             else:
                 plain[field.name] = value
         file.attrs["format"] = _FORMAT
-        file.attrs["fields"] = json.dumps(plain)
+        file.attrs["fields"] = strict_json(plain, indent=None)
     with new_file(path) as fd:
         write_all(fd, image.getbuffer())
         seal_file("moments", fd)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io._block import LIBVER, name_dims, write_frame
 from icrkit.io._durable import new_file, write_all
-from icrkit.io._layout import CONFIG_NAME, Layout, read_layout
+from icrkit.io._layout import CONFIG_NAME, Layout, jsonable, read_layout
 from icrkit.io._reader import open_store
 from icrkit.io._sealed import read_seal, seal_file
 
@@ -58,6 +59,7 @@ def pack(path: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     if source.is_file():
         raise CubeFormatError(f"{source} is a file; pack expects a store, a folder with {CONFIG_NAME}")
     layout = read_layout(source)
+    layout = replace(layout, attrs=jsonable(layout.attrs))  # older stores spell out what is not finite
     _check_out(out, overwrite)
     dataset = open_store(source)
     rows = min(layout.block_size, layout.n_images)
@@ -159,7 +161,7 @@ def _frame(layout: Layout, dataset: xr.Dataset, rows: int) -> tuple[_Pages, list
     labels = dataset["labels"].values.tolist() if "labels" in dataset.coords else None
     frame, places = _Pages(), []
     with h5py.File(frame, "w", libver=LIBVER, track_order=False) as file:
-        file.attrs[PACK_ATTRIBUTE] = json.dumps(layout.to_dict())
+        file.attrs[PACK_ATTRIBUTE] = strict_json(layout.to_dict(), indent=None)
         for key, value in layout.attrs.items():
             if isinstance(value, int | float | str):
                 file.attrs[key] = value

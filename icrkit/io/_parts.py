@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections import OrderedDict
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeIncompleteError, CubeUnsafeError
 from icrkit.io._hdf5 import check_storage, open_hdf5, plain_dataset, read_values
 from icrkit.io._layout import Layout, Line
@@ -218,7 +218,7 @@ def names_in(file: h5py.File, part: Part) -> tuple[list[Any], list[Any] | None]:
 
 def names_digest(ids: list[Any], labels: list[Any] | None) -> str:
     """Digest of ids and labels."""
-    return hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()
+    return hashlib.sha256(strict_json([ids, labels], compact=True).encode()).hexdigest()
 
 
 def _start_afresh() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import json
 import os
 import stat
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 
 __all__ = ["Identity", "identity_of", "probe"]
@@ -93,7 +93,7 @@ class _Prober:
         assert process.stdin is not None and process.stdout is not None
         try:
             try:
-                process.stdin.write(json.dumps(question).encode() + b"\n")
+                process.stdin.write(strict_json(question, indent=None).encode() + b"\n")
                 raw = b""
                 while not raw.endswith(b"\n"):
                     piece = process.stdout.read(1 << 16)

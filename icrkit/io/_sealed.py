@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError
 from icrkit.io._durable import write_all
 
@@ -33,7 +34,7 @@ class Seal:
 
     def encode(self) -> bytes:
         """The seal as it stands at the end of the file."""
-        text = json.dumps({"kind": self.kind, "bytes": self.n_bytes, "sha256": self.sha256})
+        text = strict_json({"kind": self.kind, "bytes": self.n_bytes, "sha256": self.sha256}, indent=None)
         return (_MARK + text.encode()).ljust(SEAL_BYTES - 1) + b"\n"
 
 

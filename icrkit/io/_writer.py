@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError, CubeLockedError
 from icrkit.io._block import encode_block
 from icrkit.io._durable import PART_SUFFIX, append_line, make_folder, write_file
@@ -270,13 +269,14 @@ class CubeWriter:
         try:
             self._remove_unfinished(CONFIG_NAME)
             if not config.exists():
-                content = json.dumps(self._layout.to_dict(), indent=1).encode() + b"\n"
+                content = strict_json(self._layout.to_dict()).encode() + b"\n"
                 write_file(config, content, follow_link=False)
         finally:
             lock.release()
         there = read_layout(self.path)
         self._layout.check_same(there, config)
-        self._layout = replace(self._layout, software=there.software)
+        # The same plan, with the digest that it was begun with: it stands in every part.
+        self._layout = there
 
     def _remove_unfinished(self, *prefixes: str) -> None:
         # What a killed writer left of files that nobody but the holder of the lock may write.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from icrkit._text import strict_json
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
 from icrkit.moments import Moments
@@ -96,13 +97,8 @@ def recorded_draws(cube: Cube) -> dict[str, Any]:
     A cube in memory and the same from disk then agree: tuples are lists, numpy's numbers are Python's.
     """
     found = {key: cube.attrs[key] for key in DRAWN if cube.attrs.get(key) is not None}
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
+    plain: dict[str, Any] = json.loads(strict_json(found))
     return plain
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know, in what it does."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def check_recorded_draws(
