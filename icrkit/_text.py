@@ -7,7 +7,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["cell_text", "printable", "strict_json"]
+__all__ = ["cell_text", "count", "printable", "strict_json"]
+
+
+def count(n: int, what: str) -> str:
+    """A number of things, one of which has no s at its end.
+
+    Examples
+    --------
+    >>> count(1, "level"), count(12, "level")
+    ('1 level', '12 levels')
+    """
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def printable(text: object) -> str:

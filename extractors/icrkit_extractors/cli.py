@@ -19,7 +19,7 @@ import numpy as np
 
 from icrkit import _surface
 from icrkit._surface import results_alone, worded
-from icrkit._text import printable, strict_json
+from icrkit._text import count, printable, strict_json
 from icrkit_extractors import images as image_sources
 from icrkit_extractors import models, noise, views
 from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, options_of, shard_of, view_of
@@ -411,7 +411,8 @@ def _line(fact: Mapping[str, Any]) -> str:
     if "moments" in fact:
         return printable(f"{fact['path']}: moments of {', '.join(fact['moments'])}")
     layers = ", ".join(f"{name} ({d} features)" for name, d in fact["layers"].items())
-    held = f"{fact['n_images']} images x {fact['n_views']} views x {len(fact['sigmas'])} levels"
+    sizes = {"image": fact["n_images"], "view": fact["n_views"], "level": len(fact["sigmas"])}
+    held = " x ".join(count(n, what) for what, n in sizes.items())
     return printable(f"{fact['path']}: {held}, {layers}")
 
 

@@ -62,13 +62,15 @@ def memorization(
         reference.calibrate(_feature_set(unseen, layer, sigma))
         threshold = reference.threshold_
     assert threshold is not None
-    share = reference.evaluate(_feature_set(generated, layer, sigma))
+    made = _feature_set(generated, layer, sigma)
+    share = reference.evaluate(made)
     facts = {
         "memorization_ratio": share,
         "threshold": threshold,
         "false_alarms": None if unseen is None else false_alarms,
         "n_generated": len(reference.similarity_),
         "exclude_self": same,
+        "ids": made.image_ids,
         "similarity": reference.similarity_,
         "nearest": reference.nearest_ids_,
     }
@@ -81,9 +83,12 @@ def memorization(
     if unseen is not None:
         say(f"Of the unseen images {false_alarms:.4g} are: a ratio near that is no sign of copies.")
     say()
-    say("most similar   training   similarity")
-    for k in (-reference.similarity_).argsort(kind="stable")[:5]:
-        say(f"{k:>12}   {reference.nearest_ids_[k]!s:>8}   {reference.similarity_[k]:>10.4f}")
+    first = (-reference.similarity_).argsort(kind="stable")[:5]
+    rows = [("most similar", "training", "similarity")]
+    rows += [(str(made.image_ids[k]), str(reference.nearest_ids_[k]), f"{reference.similarity_[k]:.4f}") for k in first]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("   ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
 
 
 def _feature_set(path: str, layer: str | None, sigma: float | None) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
 
-from icrkit._text import strict_json
+from icrkit._text import count, strict_json
 from icrkit.cli._echo import say, say_json
 from icrkit.exceptions import CubeIncompleteError
 
@@ -47,11 +48,12 @@ def info(path: str, as_json: bool) -> None:
         say_json(facts)
         return
     levels = facts["sigmas"]
-    say(f"{path}: {cube.n_images} images x {cube.n_views} views x {len(levels)} levels, {facts['dtype']}")
+    sizes = " x ".join((count(cube.n_images, "image"), count(cube.n_views, "view"), count(len(levels), "level")))
+    say(f"{path}: {sizes}, {facts['dtype']}")
     lines = {
         "state": " ".join(state.split()),
         "layers": ", ".join(f"{name} ({d} features)" for name, d in cube.n_features.items()),
-        "sigmas": ", ".join(f"{sigma:g}" for sigma in levels),
+        "sigmas": ", ".join("not recorded" if math.isnan(sigma) else f"{sigma:g}" for sigma in levels),
         "labels": "yes" if facts["labels"] else "no",
         "read": f"{_READ}; icrkit verify reads every byte of a store or a packed file",
         **{name: value for name, value in cube.attrs.items() if name not in ("layers", "n_views")},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -280,10 +280,11 @@ def _provenance(result: Sweep | Course) -> list[tuple[str, str]]:
         ("images", f"{result.n_images}, each in {result.n_views} views"),
         ("layers", ", ".join(f"{layer} ({result.n_features[layer]} features)" for layer in result.layers)),
     ]
+    # What was not set says nothing; features of the first images are for a resumed run to compare.
     rows += [
-        (name.replace("_", " "), _words(value))
+        (name.replace("_", " "), _words(value, result.layers))
         for name, value in result.attrs.items()
-        if name not in ("layers", "n_views") and not name.endswith("_version")
+        if name not in ("layers", "n_views", "probe") and not name.endswith("_version") and _is_set(value)
     ]
     recorded = {
         name.removesuffix("_version"): value for name, value in result.attrs.items() if name.endswith("_version")
@@ -295,12 +296,21 @@ def _provenance(result: Sweep | Course) -> list[tuple[str, str]]:
     return rows
 
 
-def _words(value: Any) -> str:
+def _is_set(value: Any) -> bool:
+    return value is not None and (bool(value) or not isinstance(value, dict | list | tuple))
+
+
+def _words(value: Any, layers: Collection[str]) -> str:
     if isinstance(value, dict):
-        rest = ", ".join(f"{key.replace('_', ' ')} {_words(item)}" for key, item in value.items() if key != "name")
+        rest = ", ".join(
+            # A layer's name is shown as it is everywhere, and once where the file has the same for it.
+            str(key) if item == key else f"{key if key in layers else key.replace('_', ' ')} {_words(item, layers)}"
+            for key, item in value.items()
+            if key != "name" and item is not None
+        )
         return f"{value['name']}: {rest}" if "name" in value and rest else str(value.get("name", rest))
     if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value))
+        return ", ".join(_words(item, layers) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -199,7 +199,7 @@ class Sweep:
         if len(self.layers) > 1:
             said.append(self._said_of_layers())
         if window.at_edge_:
-            said.append("It is the first or last level that could be chosen: the best one may lie beyond.")
+            said.append(self._said_of_the_edge())
         outside = self._outside()
         if outside:
             said.append(outside)
@@ -225,6 +225,13 @@ class Sweep:
             return f"{words}, and {TERMS[other].best} at the same level."
         there = number(self._at(layer, best)[other], other)
         return f"{words}, and {TERMS[other].best} at σ = {best:g} ({there})."
+
+    def _said_of_the_edge(self) -> str:
+        """Where the chosen level is the first or last that could be."""
+        sigmas = self.curve["sigma"].to_numpy()[self.curve["trained"].to_numpy()]
+        lowest = self.window.best_sigma_ == sigmas.min()
+        end, beyond = ("lowest", "below") if lowest else ("highest", "above")
+        return f"σ = {self.window.best_sigma_:g} is the {end} level that could be chosen: the best may lie {beyond} it."
 
     def _said_of_layers(self) -> str:
         found = self.window.by_layer_

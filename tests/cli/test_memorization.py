@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_memorization_of_feature_files(icrkit, sets):
     assert result.stdout.startswith("memorization ratio 0.3000: 3 of 10 generated images")
     pairs = [line.split()[:2] for line in result.stdout.splitlines()[4:7]]
     assert sorted(pairs) == [["2", "30"], ["5", "1"], ["7", "4"]]
+
+
+def test_images_are_named_on_both_sides(icrkit, store):
+    options = ["--layer", "mid", "--sigma", 0.1, "--threshold", 0.99]
+    packed = store.parent / "named.npz"
+    level = ik.open_cube(store).select(layer="mid", sigma=0.1)["mid"].isel(sigma=0).to_numpy()
+    ids = np.array([f"a rather long name {k}" for k in range(len(level))])
+    np.savez(packed, features=level, image_ids=ids)
+    lines = icrkit("memorization", packed, store, *options).stdout.splitlines()
+    head, *rows = lines[3:]
+    assert head.split("   ")[-2:] == ["training", "similarity"] and len({len(row) for row in [head, *rows]}) == 1
+    for row in rows:
+        name, nearest, similarity = re.split(" {3,}", row.strip())
+        assert name == f"a rather long name {nearest}" and float(similarity) == pytest.approx(1, abs=1e-4)
+    assert json.loads(icrkit("memorization", packed, store, *options, "--json").stdout)["ids"] == ids.tolist()
 
 
 def test_memorization_as_json_with_a_threshold(icrkit, sets):

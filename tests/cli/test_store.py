@@ -34,6 +34,12 @@ def test_info(icrkit: Run, store: Path) -> None:
     assert facts["n_images"] == 120 and facts["labels"] is False and facts["attrs"]["seed"] == 7
 
 
+def test_info_of_features_without_a_level(icrkit: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "level.npy", np.random.default_rng(0).standard_normal((30, 1, 4)))
+    said = icrkit("info", tmp_path / "level.npy").stdout
+    assert "30 images x 1 view x 1 level, float64" in said and "sigmas: not recorded" in said
+
+
 def test_info_says_that_it_has_not_read_what_is_damaged(icrkit: Run, assert_one_line: Check, store: Path) -> None:
     part = next(store.glob("part-*1.h5"))
     part.write_bytes(bytes(part.stat().st_size))

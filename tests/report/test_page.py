@@ -80,6 +80,23 @@ def test_page_says_what_was_found(sweep: Sweep, examples: Examples, tmp_path: Pa
     assert text.count('class="best"') >= 1 and 'class=" outside"' in text
 
 
+def test_where_it_comes_from_is_told_to_a_person(tmp_path: Path) -> None:
+    made = ik.datasets.make_cube(n_images=100, n_features=4, icr=[0.2, 0.5, 0.3], sigmas=[0.01, 0.1, 1.0])
+    h = made["features"].to_numpy()
+    attrs = {
+        "output_index": None, "conditioning": {}, "probe": {"features": [1.5, 2.5]}, "compile": False,
+        "tensors": {"dec_1.mid": "dec_1.mid", "dec_1.up": "/dec/Add_0"},
+        "encode": {"name": "AutoencoderKL", "batch_size": None, "scale": [0.5, 1.0]},
+    }  # fmt: skip
+    cube = ik.from_arrays({"dec_1.mid": h, "dec_1.up": h}, sigmas=made.sigmas, attrs=attrs)
+    words = " ".join(Page(write_report(Sweep.of(cube), tmp_path / "page.html").read_text("utf-8")).words)
+    source = words[words.index("Where it comes from") :]
+    assert re.search(r"compile\s+no", source) and re.search(r"encode\s+AutoencoderKL: scale 0.5, 1\s", source)
+    assert re.search(r"tensors\s+dec_1.mid, dec_1.up /dec/Add_0", source)
+    for thing in ("None", "output index", "conditioning", "probe", "2.5"):
+        assert thing not in source
+
+
 def test_page_of_a_course(course: Course, samples: Samples, tmp_path: Path) -> None:
     text = write_report(course, tmp_path / "page.html", samples).read_text("utf-8")
     page = Page(text)

@@ -61,8 +61,11 @@ def _without_sigma() -> xr.Dataset:
 
 
 def test_an_optimum_at_the_edge_is_told() -> None:
-    assert "may lie beyond" in " ".join(Sweep.of(cube()).sentences)
-    assert "may lie beyond" not in " ".join(Sweep.of(cube((0.005, 5.0))).sentences)
+    lowest = "σ = 0.001 is the lowest level that could be chosen: the best may lie below it."
+    assert lowest in Sweep.of(cube()).sentences
+    highest = "σ = 0.1 is the highest level that could be chosen: the best may lie above it."
+    assert highest in Sweep.of(cube((0.005, 0.5))).sentences
+    assert "could be chosen" not in " ".join(Sweep.of(cube((0.005, 5.0))).sentences)
 
 
 def test_rows_are_the_curve() -> None:
