@@ -25,11 +25,13 @@ __all__ = ["COMMANDS"]
     show_default=True,
     help="What levels are ranked by.",
 )
+@click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the curve: .png, .svg or .pdf.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def sweep(
-    path: str, layer: str | None, criterion: str, plot: str | None, report: str | None, as_json: bool
+    path: str, layer: str | None, criterion: str, drop_constant: bool, plot: str | None, report: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """ICR and invariant information at every noise level of the cube at PATH, and the semantic window.
 
@@ -42,7 +44,7 @@ def sweep(
     check_targets({plot: FIGURES, report: PAGES})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "layer .* is left out", UserWarning)  # said with the result
-        result = Sweep.of(open_cube(path), layer, criterion)
+        result = Sweep.of(open_cube(path), layer, criterion, drop_constant=drop_constant)
     if plot is not None:
         result.save_figure(plot)
     if report is not None:

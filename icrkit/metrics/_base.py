@@ -310,7 +310,7 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         if (
             not moments.within_uncentred_diagonal.any()
         ):  # dead units may be dead in all held-out images; not all of them
-            check_residual(moments, "the held-out features")
+            check_residual(moments, "the held-out images")
         return moments
 
     def _finish_if_enough(self) -> Self:

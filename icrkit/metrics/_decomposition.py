@@ -224,7 +224,7 @@ def traces(moments: Moments | Gram, residual_centering: str = "view") -> Traces:
     return Traces(invariant, residual, invariant + residual)
 
 
-def check_squares(moments: Moments, name: str = "the features", *, each: bool = False) -> None:
+def check_squares(moments: Moments, name: str = "", *, each: bool = False) -> None:
     """Refuse features so small that their squares have lost digits: where all are, or where any is.
 
     Raises
@@ -235,9 +235,13 @@ def check_squares(moments: Moments, name: str = "the features", *, each: bool = 
     small = np.flatnonzero((spread < 1e-290) & ~_never_varies(moments))
     if small.size and (each or spread.max() < 1e-290):
         raise DegenerateFeaturesError(
-            f"{small.size} of {moments.n_features} features of {name} are so small that their squares underflow: "
+            f"{small.size} of {moments.n_features} features{_of(name)} are so small that their squares underflow: "
             f"{_listed(small)}. Scale them up."
         )
+
+
+def _of(name: str) -> str:
+    return f" of {name}" if name else ""
 
 
 def constant_features(moments: Moments) -> NDArray[np.int64]:
@@ -265,7 +269,17 @@ def without_constant(moments: Moments) -> Moments:
     DegenerateFeaturesError
         None does.
     """
-    constant = constant_features(moments.total)
+    return without_features(moments, constant_features(moments.total))
+
+
+def without_features(moments: Moments, constant: NDArray[np.int64]) -> Moments:
+    """Moments of all features but these.
+
+    Raises
+    ------
+    DegenerateFeaturesError
+        If none is left.
+    """
     if not constant.size:
         return moments
     kept = np.setdiff1d(np.arange(moments.n_features), constant)
@@ -274,7 +288,7 @@ def without_constant(moments: Moments) -> Moments:
     return moments.select_features(kept)
 
 
-def check_degenerate(moments: Moments, name: str = "the features") -> None:
+def check_degenerate(moments: Moments, name: str = "") -> None:
     """Refuse constant features, features too small to be squared, and features without any residual, by their indices.
 
     Raises
@@ -288,15 +302,15 @@ def check_degenerate(moments: Moments, name: str = "the features") -> None:
     check_residual(moments, name)
 
 
-def refuse_constant(features: NDArray[np.int64], n_features: int, name: str = "the features") -> NoReturn:
+def refuse_constant(features: NDArray[np.int64], n_features: int, name: str = "") -> NoReturn:
     """Say that these features are constant."""
     raise DegenerateFeaturesError(
-        f"{features.size} of {n_features} features of {name} are constant: {_listed(features)}. Dead units are common "
-        "in real networks: leave them out; drop_constant=True, where there is one, does so and records them."
+        f"{features.size} of {n_features} features{_of(name)} are constant: {_listed(features)}. Dead units are common "
+        "in real networks: drop_constant=True leaves them out, where there is that parameter."
     )
 
 
-def check_residual(moments: Moments, name: str = "the features") -> None:
+def check_residual(moments: Moments, name: str = "") -> None:
     """Refuse features without any residual, with their indices.
 
     Raises
@@ -318,10 +332,10 @@ def check_residual(moments: Moments, name: str = "the features") -> None:
         refuse_no_residual(np.flatnonzero(none), moments.n_features, name)
 
 
-def refuse_no_residual(features: NDArray[np.int64], n_features: int, name: str = "the features") -> NoReturn:
+def refuse_no_residual(features: NDArray[np.int64], n_features: int, name: str = "") -> NoReturn:
     """Say that these features have no residual."""
     raise DegenerateFeaturesError(
-        f"no residual in {features.size} of {n_features} features of {name} ({_listed(features)}): the views of an "
+        f"no residual in {features.size} of {n_features} features{_of(name)} ({_listed(features)}): the views of an "
         "image are identical there. Were the views augmented and noised with different draws, and not one view stored "
         "twice?"
     )

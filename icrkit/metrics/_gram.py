@@ -628,7 +628,7 @@ def held_out_gram_snr(
     images, n, v = np.arange(rows.n_images), rows.n_images, rows.n_views
     own_blocks, cross_blocks = _Blocks(own, rows, rows, products), _Blocks(cross, rows, columns, products)
     if not own_blocks.square("contrasts", images) > 0:
-        refuse_no_residual(np.arange(model.n_features), model.n_features, "the held-out features")
+        refuse_no_residual(np.arange(model.n_features), model.n_features, "the held-out images")
     between, residual = (
         model.trace_of(own_blocks.square(kind, images), cross_blocks(kind, images, "contrasts", model.images))
         for kind in ("means", "contrasts")

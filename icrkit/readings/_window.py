@@ -8,6 +8,7 @@ law of its largest t statistic from random rotations (Langsrud 2005, Statistics 
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any, NamedTuple, Self
 
@@ -20,8 +21,9 @@ from sklearn.utils.validation import check_is_fitted
 from icrkit._features import NotForTables
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
-from icrkit.metrics._decomposition import ResidualModel
+from icrkit.metrics._decomposition import ResidualModel, constant_features, without_features
 from icrkit.metrics._icr import plug_in_snr
+from icrkit.moments import Moments
 from icrkit.readings._evidence import Evidence
 from icrkit.readings._pairing import sigma_range, trained_range_of
 from icrkit.readings._reading import (
@@ -133,11 +135,20 @@ def window_around(values: Vector, allowed: NDArray[np.bool_]) -> slice:
     return slice(low, high + 1)
 
 
+class _Level(NamedTuple):
+    """A layer at one level: the plug-in ICR, a reading of each criterion, and features that were left out."""
+
+    plugin: float
+    readings: dict[str, Reading]
+    dropped: NDArray[np.int64]
+
+
 class _Layer(NamedTuple):
-    """A layer at all levels: its part of the curve, and the readings of each criterion."""
+    """A layer at all levels: its part of the curve, the readings of each criterion, and features that were left out."""
 
     curve: xr.Dataset
     readings: dict[str, list[Reading]]
+    dropped: NDArray[np.int64]
 
 
 class SemanticWindow(
@@ -167,6 +178,9 @@ class SemanticWindow(
         Noise levels that the network was trained on. Levels outside are measured, but cannot be chosen: features there
         are those of the network's extrapolation, and may look good again. "auto" takes what the cube records,
         ``attrs["noise"]["trained_range"]``, if anything; None lets every level be chosen.
+    drop_constant : bool
+        Leave out features that are constant at some level, such as dead units, at every level of the layer, and record
+        them, instead of refusing the layer.
 
     Attributes
     ----------
@@ -184,7 +198,9 @@ class SemanticWindow(
         Whether the best candidate is the first or last of them: the optimum may lie outside.
     trained_range_ : (float, float) or None
     n_features_in_ : int
-        Features of `best_layer_`.
+        Features of `best_layer_`, those that were left out included.
+    dropped_features_ : dict of str to ndarray of int
+        By layer, what `drop_constant` left out; ``transform`` keeps all.
     curve_ : xarray.Dataset
         By layer and sigma, all levels, ascending: ``icr`` with ``low`` and ``high``, ``plugin``, ``total_snr``,
         ``information`` with ``information_low`` and ``information_high``, and ``in_set``; ``trained`` by sigma says
@@ -221,6 +237,7 @@ class SemanticWindow(
         regularization: float = 0.0,
         random_state: int = 0,
         trained_range: str | tuple[float, float] | None = "auto",
+        drop_constant: bool = False,
     ) -> None:
         self.layer = layer
         self.criterion = criterion
@@ -229,6 +246,7 @@ class SemanticWindow(
         self.regularization = regularization
         self.random_state = random_state
         self.trained_range = trained_range
+        self.drop_constant = drop_constant
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Sweep the levels of each layer, one pass each.
@@ -257,7 +275,11 @@ class SemanticWindow(
             cube = cube.select(layer=self.layer)
         sigmas = np.sort(cube.sigmas)
         if np.isnan(sigmas).any():
-            raise CubeFormatError("a sweep needs noise levels, and this cube does not know its own: give sigmas")
+            raise CubeFormatError(
+                f"a sweep needs noise levels, {LEAST_LEVELS} or more, and these features are of a single one that is "
+                "not recorded: sigmas says which they are of features (image, view, sigma, feature); "
+                "icrkit.ICREstimator measures a single level"
+            )
         if len(sigmas) < LEAST_LEVELS:
             raise CubeFormatError(
                 f"a window needs at least {LEAST_LEVELS} noise levels, and this cube has {len(sigmas)} "
@@ -289,7 +311,9 @@ class SemanticWindow(
         self.trained_range_ = trained_range
         self.curve_ = curve.assign(trained=("sigma", trained))
         sizes = cube.n_images, cube.n_views
-        evidence = {name: Evidence(*sizes, cube.n_features[name], self.n_folds) for name in layers}
+        self.dropped_features_ = {name: found.dropped for name, found in layers.items()}
+        widths = {name: cube.n_features[name] - found.dropped.size for name, found in layers.items()}
+        evidence = {name: Evidence(*sizes, width, self.n_folds) for name, width in widths.items()}
         self._choose(layers, evidence, sigmas, np.flatnonzero(trained))
         self.n_features_in_ = cube.n_features[self.best_layer_]
         return self
@@ -298,7 +322,7 @@ class SemanticWindow(
         self, layers: dict[str, _Layer], evidence: dict[str, Evidence], sigmas: Vector, candidates: NDArray[np.int64]
     ) -> None:
         rows, at_best = [], []
-        for name, (curve, readings) in layers.items():
+        for name, (curve, readings, _) in layers.items():
             merit, _ = merits([readings[self.criterion][k] for k in candidates])
             in_set = curve["in_set"].to_numpy()[candidates]
             best, run = int(merit.argmax()), sigmas[candidates[window_around(merit, in_set)]]
@@ -337,22 +361,16 @@ class SemanticWindow(
         return None if found is None else sigma_range(found, "trained_range")
 
     def _sweep(self, cube: Cube, layer: str, sigmas: Vector, trained: NDArray[np.bool_]) -> _Layer:
-        readings: dict[str, list[Reading]] = {name: [] for name in CRITERIA}
-        plugins = []
-        for sigma in sigmas:
-            with naming(f"layer {layer}, sigma {sigma:g}"):
-                moments, found = read_features(
-                    cube.select(layer=layer, sigma=sigma),
-                    tuple(CRITERIA),
-                    n_folds=self.n_folds,
-                    random_state=self.random_state,
-                    confidence=self.confidence,
-                    regularization=self.regularization,
-                    constant=f"leave them out at every level, as by cube[{layer!r}].isel(feature=varying)",
-                )
-            plugins.append(1 / (1 + plug_in_snr(ResidualModel(moments.total, self.regularization), moments.total)))
-            for name, reading in zip(CRITERIA, found, strict=True):
-                readings[name].append(reading)
+        nothing = np.empty(0, dtype=np.int64)
+        levels = [self._read(cube, layer, sigma, nothing) for sigma in sigmas]
+        dropped = functools.reduce(np.union1d, (level.dropped for level in levels))
+        # Levels compare over the same features only: those that lost fewer are read again.
+        levels = [
+            level if level.dropped.size == dropped.size else self._read(cube, layer, sigma, dropped)
+            for level, sigma in zip(levels, sigmas, strict=True)
+        ]
+        plugins = [level.plugin for level in levels]
+        readings = {name: [level.readings[name] for level in levels] for name in CRITERIA}
         # Levels outside the trained range are no candidates: whether one of them may be the best is not asked.
         in_set = np.zeros(len(sigmas), dtype=bool)
         candidates = [one for one, inside in zip(readings[self.criterion], trained, strict=True) if inside]
@@ -373,7 +391,28 @@ class SemanticWindow(
             {name: ("sigma", np.asarray(values)) for name, values in columns.items()},
             coords={"sigma": sigmas, "layer": layer},
         )
-        return _Layer(curve, readings)
+        return _Layer(curve, readings, dropped)
+
+    def _read(self, cube: Cube, layer: str, sigma: float, dropped: NDArray[np.int64]) -> _Level:
+        """One level without the features in ``dropped``, and without those that are constant where they may be."""
+        folds: dict[str, Any] = {"n_folds": self.n_folds, "random_state": self.random_state}
+        X: Any = cube.select(layer=layer, sigma=sigma)
+        with naming(f"layer {layer}, sigma {sigma:g}"):
+            if self.drop_constant:
+                # In float64 at once: what is left is not read a second time.
+                moments = Moments.from_cube(X, dtype="float64", **folds)
+                dropped = np.union1d(dropped, constant_features(moments.total))
+                X = without_features(moments, dropped)
+            moments, found = read_features(
+                X,
+                tuple(CRITERIA),
+                **folds,
+                confidence=self.confidence,
+                regularization=self.regularization,
+                constant="drop_constant=True leaves them out at every level",
+            )
+        snr = plug_in_snr(ResidualModel(moments.total, self.regularization), moments.total)
+        return _Level(1 / (1 + float(snr)), dict(zip(CRITERIA, found, strict=True)), dropped)
 
     def transform(self, X: Any) -> Cube:
         """X at the chosen layer and level, still lazy."""

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
-from icrkit._text import printable, strict_json
+from icrkit._text import count, printable, strict_json
 from icrkit.cube import Cube
 from icrkit.metrics import FisherSpectrum
 from icrkit.plot import SigmaCurveDisplay
@@ -42,7 +42,7 @@ class Sweep:
         Of the chosen layer at the chosen level.
     n_images, n_views : int
     n_features : dict
-        By layer.
+        By layer, those that were left out aside.
     attrs : dict
         Attributes of the cube.
     probe : str
@@ -63,7 +63,7 @@ class Sweep:
     rank_correlation: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, cube: Cube, layer: str | None = None, criterion: str = "icr") -> Self:
+    def of(cls, cube: Cube, layer: str | None = None, criterion: str = "icr", *, drop_constant: bool = False) -> Self:
         """Sweep a cube.
 
         Parameters
@@ -74,6 +74,8 @@ class Sweep:
             All layers by default.
         criterion : {"icr", "information"}
             What the levels are ranked by.
+        drop_constant : bool
+            Leave out features that are constant at some level, such as dead units.
 
         Returns
         -------
@@ -96,14 +98,16 @@ class Sweep:
                 f"Sweep.of takes a Cube, not {type(cube).__name__}; of a fitted window give the cube again, from which "
                 "the spectrum of its best level is read: Sweep.of(cube, criterion=window.criterion)"
             )
-        window = SemanticWindow(layer=layer, criterion=criterion).fit(cube)
+        window = SemanticWindow(layer=layer, criterion=criterion, drop_constant=drop_constant).fit(cube)
+        dropped = window.dropped_features_
+        kept = np.setdiff1d(np.arange(window.n_features_in_), dropped[window.best_layer_])
         return cls(
             window=window,
             curve=window.curve_,
-            spectrum=FisherSpectrum().fit(window.transform(cube)),
+            spectrum=FisherSpectrum().fit(window.transform(cube).level().isel(feature=kept)),
             n_images=cube.n_images,
             n_views=cube.n_views,
-            n_features=cube.n_features,
+            n_features={name: d - len(dropped.get(name, ())) for name, d in cube.n_features.items()},
             attrs=cube.attrs,
         )
 
@@ -208,6 +212,12 @@ class Sweep:
     def _said_beside(self) -> list[str]:
         """Of what the choice does not rest on."""
         said = [self._said_of_accuracy()] if "accuracy" in self.curve else []
+        said += [
+            f"{count(len(left_out), 'feature')} of layer {layer} that {'is' if len(left_out) == 1 else 'are'} constant "
+            f"at some level {'is' if len(left_out) == 1 else 'are'} left out at every level."
+            for layer, left_out in self.window.dropped_features_.items()
+            if len(left_out)
+        ]
         return said + [f"Layer {layer} was not measured. {reason}" for layer, reason in self.refused.items()]
 
     @property
@@ -399,6 +409,7 @@ class Sweep:
             "probe": self.probe or None,
             "layers": layers,
             "refused": self.refused,
+            "dropped_features": {name: one.tolist() for name, one in self.window.dropped_features_.items()},
             "spectrum": {
                 "eigenvalues": self.spectrum.eigenvalues_.tolist(),
                 "n_negative": self.spectrum.n_negative_,

@@ -423,7 +423,7 @@ def test_no_residual():
     with pytest.raises(DegenerateFeaturesError, match=r"no residual in 2 of 60 features .*\[3, 8\]"):
         icr(gram_matrix(h), regularization=0.1)
     est = ICREstimator(regularization=0.1).fit(features(20, 2, 60))
-    with pytest.raises(DegenerateFeaturesError, match=r"no residual .* the held-out features"):
+    with pytest.raises(DegenerateFeaturesError, match=r"no residual .* the held-out images"):
         est.score(twice)
     for drop in (False, True):
         with pytest.raises(DegenerateFeaturesError, match=r"60 of 60 features .* constant"):

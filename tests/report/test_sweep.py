@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import icrkit as ik
-from icrkit.exceptions import CubeFormatError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError
 from icrkit.report import Sweep, write_report
 from icrkit.report._figure import figure
 
@@ -159,6 +159,22 @@ def _disagreeing() -> ik.Cube:
     snr = np.array([[40, 0, 0, 0], [3, 3, 3, 3], [1, 1, 1, 1]])
     h = rng.standard_normal((400, 1, 1, 4)) * np.sqrt(snr) + rng.standard_normal((400, 2, 3, 4))
     return ik.from_arrays(h, sigmas=[0.1, 1.0, 2.0])
+
+
+def test_dead_units_are_left_out_where_asked(tmp_path: Path) -> None:
+    h = cube()["features"].to_numpy().copy()
+    wide = np.concatenate([h, np.full_like(h[..., :2], 0.25)], axis=-1)
+    dead = ik.from_arrays({"mid": wide}, sigmas=SIGMAS)
+    with pytest.raises(DegenerateFeaturesError, match=r"2 of 6 features are constant \(4, 5\)"):
+        Sweep.of(dead)
+    left, want = Sweep.of(dead, drop_constant=True), Sweep.of(ik.from_arrays({"mid": h}, sigmas=SIGMAS))
+    assert left.n_features == {"mid": 4} and left.to_dict()["dropped_features"] == {"mid": [4, 5]}
+    assert left.sentences == [
+        *want.sentences, "2 features of layer mid that are constant at some level are left out at every level."
+    ]  # fmt: skip
+    assert left.to_text() == want.to_text() and left.evidence == want.evidence
+    np.testing.assert_allclose(left.spectrum.eigenvalues_, want.spectrum.eigenvalues_, rtol=1e-9)
+    write_report(left, tmp_path / "page.html")
 
 
 def test_too_few_levels() -> None:
