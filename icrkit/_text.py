@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["cell_text", "count", "printable", "strict_json"]
+__all__ = ["at_sigma", "cell_text", "count", "printable", "strict_json"]
 
 
 def count(n: int, what: str) -> str:
@@ -19,6 +19,17 @@ def count(n: int, what: str) -> str:
     ('1 level', '12 levels')
     """
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def at_sigma(sigma: float) -> str:
+    """The noise level as the end of a place's name; nothing where the features are of none that is known.
+
+    Examples
+    --------
+    >>> "layer mid" + at_sigma(0.1), "layer mid" + at_sigma(float("nan"))
+    ('layer mid, sigma 0.1', 'layer mid')
+    """
+    return "" if math.isnan(sigma) else f", sigma {sigma:g}"
 
 
 def printable(text: object) -> str:

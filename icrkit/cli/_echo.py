@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ def say(line: object = "") -> None:
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error, as a warning."""
-    click.echo(f"icrkit: warning: {printable(line)}", err=True)
+    """Print one line on standard error, as the group shows warnings, whatever filters there are."""
+    warnings.showwarning(line, UserWarning, __file__, 0)  # which the group has replaced
 
 
 def say_json(value: Any) -> None:

@@ -106,7 +106,27 @@ class _Icrkit(click.Group):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
         if command is None:
             return {}
-        return option_names(command) | getattr(command, "python_names", {})
+        return option_names(command) | getattr(command, "python_names", _PYTHON_NAMES)
+
+
+# Phrases of messages about features that were read, for commands that have no option of that name.
+_PYTHON_NAMES = {
+    "n_views=2 or more": "--n-views 2 or more",
+    "PerView(PCA(n_components)) first": "a PCA first",
+    "use dtype='float64'": "store them as float64",
+    "dtype='float64'": "float64 features",
+    "or set regularization > 0": "or, in Python, set regularization > 0",
+    "or regularization > 0": "or, in Python, regularization > 0",
+    "icrkit.paired_difference": "icrkit compare",
+    "icrkit.InvariantInformation": "icrkit score",
+    "icrkit.ICREstimator measures": "icrkit score measures",
+    "trained_range=None lets": "In Python trained_range=None lets",
+    ", method_='gaussian'": "",
+    "ranks": "in Python, AlphaReQ with ranks of its own",
+    "numpy.moveaxis brings them there, and names leave no doubt, "
+    "xarray.DataArray(X, dims=('image', 'view', 'feature')), which is": "numpy.moveaxis brings them there before the "
+    "file is saved, and a NetCDF file whose dims have these names is",
+}
 
 
 def _one_line(error: BaseException, ctx: click.Context) -> str:

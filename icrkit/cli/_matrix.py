@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from icrkit._text import cell_text
+from icrkit import exceptions
+from icrkit._text import at_sigma, cell_text
 from icrkit.cli._echo import FIGURES, check_targets, say, say_json, warn
 from icrkit.cli._table import records, say_ranks, say_table, say_tests
 from icrkit.exceptions import CubeFormatError, NotComputedWarning
@@ -165,18 +166,25 @@ def _table(
     if not any(map(math.isfinite, numbers.ravel())):
         reasons: dict[str, list[str]] = {}
         for one in missing:
-            reasons.setdefault(one["reason"], []).extend(one["metrics"])
+            reasons.setdefault(_reason(one), []).extend(one["metrics"])
         said = [f"{', '.join(dict.fromkeys(metrics))}: {reason}" for reason, metrics in reasons.items()]
         more = f"; and {len(said) - _MOST_REASONS} more reasons" if len(said) > _MOST_REASONS else ""
         raise ValueError(f"nothing could be computed. {'; '.join(said[:_MOST_REASONS])}{more}")
     places: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in missing:
-        places.setdefault((", ".join(one["metrics"]), one["reason"]), []).append(one)
+        places.setdefault((", ".join(one["metrics"]), _reason(one)), []).append(one)
     for (metrics, reason), at in places.items():
         more = f" and {len(at) - 1} more" if len(at) > 1 else ""
-        first = f"cube {at[0]['cube']}, layer {at[0]['layer']}, sigma {at[0]['sigma']:g}"
+        first = f"cube {at[0]['cube']}, layer {at[0]['layer']}{at_sigma(at[0]['sigma'])}"
         warn(f"{metrics} of {first}{more}: NaN, since {reason}")
     return table
+
+
+def _reason(missing: Mapping[str, Any]) -> str:
+    """Why a number is missing; the class of an error of ours says nothing to a person that its message does not."""
+    reason = str(missing["reason"])
+    kind, _, said = reason.partition(": ")
+    return said if kind in exceptions.__all__ else reason
 
 
 _MOST_REASONS = 4  # of a line on which nothing else stands

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from icrkit._text import at_sigma
 from icrkit.cli._echo import say
 
 __all__ = ["records", "say_ranks", "say_table", "say_tests"]
@@ -28,7 +30,8 @@ def say_table(table: Any, joined: Mapping[str, bool | None] | None = None) -> No
         for start in range(0, len(rows), _MOST_COLUMNS):
             part = rows.iloc[start : start + _MOST_COLUMNS]
             levels = [
-                f"({s:.3g})" if out else f"{s:.3g}" for s, out in zip(part["sigma"], outside[start:], strict=False)
+                "-" if math.isnan(s) else f"({s:.3g})" if out else f"{s:.3g}"
+                for s, out in zip(part["sigma"], outside[start:], strict=False)
             ]
             say(f"  {'sigma':<{width + 1}}" + "".join(f"{level:>8}" for level in levels))
             for metric, greater in directions.items():
@@ -70,7 +73,7 @@ def say_tests(table: Any) -> None:
     for test in shown[:_MOST_TESTS]:
         a, b = table.iloc[test["a"]], table.iloc[test["b"]]
         say(
-            f"  {a['cube']} -> {b['cube']}, {a['layer']}, sigma {a['sigma']:g}: {test['difference']:+.4f}   "
+            f"  {a['cube']} -> {b['cube']}, {a['layer']}{at_sigma(a['sigma'])}: {test['difference']:+.4f}   "
             f"p = {test['p_adjusted']:.2g}"
         )
     if len(shown) > _MOST_TESTS:

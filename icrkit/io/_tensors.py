@@ -138,7 +138,21 @@ def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
     known: dict[str, Any] = {key: arrays.pop(key) for key in ("sigmas", "labels", "image_ids") if key in arrays}
     for name, array in arrays.items():
         if array.dtype.kind != "f":
-            raise CubeFormatError(f"{path}: layer {name!r} holds {array.dtype}; expected float32, float64 or float16")
+            raise CubeFormatError(
+                f"{path}: layer {name!r} holds {array.dtype}; expected float32, float64 or float16"
+                + (" (arrays that are no layers are called labels, sigmas and image_ids)" if len(arrays) > 1 else "")
+            )
+        if array.ndim not in (2, 3, 4):
+            raise CubeFormatError(
+                f"{path}: layer {name!r} has shape {array.shape}; expected (image, view, sigma, feature), or "
+                "(image, view, feature) or (image, feature) of one noise level"
+            )
+        if array.ndim == 4 and array.shape[2] != 1 and "sigmas" not in known:
+            raise CubeFormatError(
+                f"{path}: layer {name!r} of shape {array.shape} has {array.shape[2]} noise levels on its third axis "
+                "(image, view, sigma, feature), and the file does not say which: it needs an array 'sigmas' beside the "
+                "layer, as numpy.savez('features.npz', features=..., sigmas=[...]) writes it"
+            )
         if array.ndim == 2:
             arrays[name] = array[:, np.newaxis]
     with parsing(path, damaged=CubeFormatError):

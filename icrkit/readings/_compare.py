@@ -23,6 +23,7 @@ from icrkit._arrays import to_column
 from icrkit._features import Features, as_features
 from icrkit._progress import progress_bar
 from icrkit._repeats import RepeatTracker
+from icrkit._text import at_sigma
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotComputedWarning
@@ -562,7 +563,7 @@ def _places(name: str, cube: Cube, layers: Any, sigmas: Any) -> Iterator[tuple[s
                 "n_features": chosen.n_features[layer],
             }
             features = as_features(chosen[layer].isel(sigma=int(k)), min_views=1)
-            yield f"cube {name}, layer {layer}, sigma {sigma:g}", facts, features
+            yield f"cube {name}, layer {layer}{at_sigma(sigma)}", facts, features
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> list[str]:

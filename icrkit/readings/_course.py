@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from icrkit._features import NotForTables
 from icrkit._progress import progress_bar
+from icrkit._text import at_sigma
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._decomposition import traces, without_constant
@@ -545,7 +546,7 @@ class Space:
     def place(self, name: str, layer: str, k: int) -> str:
         """What to call a layer at a level in a message."""
         sigma = self.sigmas[k]
-        return f"{name}, layer {layer}" + ("" if np.isnan(sigma) else f", sigma {sigma:g}")
+        return f"{name}, layer {layer}" + at_sigma(sigma)
 
     def level_of(self, sigma: float) -> int:
         """Position of a level."""
