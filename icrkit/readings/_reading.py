@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonFiniteError, NotEnoughDataError
 from icrkit.metrics._crossfit import crossfit, jackknife_error
@@ -110,6 +111,22 @@ class Reading:
     def n_folds(self) -> int:
         """G."""
         return len(self.replicates)
+
+    def p_residual_only(self, confidence: float) -> float:
+        """p-value of the hypothesis that the features hold nothing of their images: ICR 1, or 0 nats.
+
+        Parameters
+        ----------
+        confidence : float
+            Of `low` and `high`. The p-value is below 1 - confidence where they lie on the images' side of nothing.
+        """
+        nothing = float(self.merit_at(1.0 if self.criterion.name == "icr" else 0.0))
+        width = abs(float(self.merit_at(self.high)) - float(self.merit_at(self.low)))
+        if width == 0:
+            return 0.0 if self.merit > nothing else 1.0
+        law = stats.t(self.n_folds - 1)
+        errors = 2 * law.ppf(0.5 + confidence / 2) * (self.merit - nothing) / width
+        return min(1.0, 2 * float(law.sf(errors)))
 
     def value_at(self, merit: Any) -> Any:
         """Value of the criterion where the merit is this: float, or array of them."""

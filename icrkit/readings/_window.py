@@ -190,8 +190,8 @@ class SemanticWindow(
     confidence_set_ : ndarray
         Every candidate of `best_layer_` that may be the best.
     has_evidence_ : bool
-        Whether `best_sigma_` may be named: there are as many images as were studied, numbers are finite, and some
-        candidate is shown to be worse.
+        Whether `best_sigma_` may be named: there are as many images as were studied, numbers are finite, features there
+        are shown to hold something of their images, and some candidate is shown to be worse.
     window_ : tuple of float
         (low, high): the contiguous run of `confidence_set_` around `best_sigma_`.
     at_edge_ : bool
@@ -209,8 +209,9 @@ class SemanticWindow(
         Layers that could not be measured, such as one too wide for the images, and why. The others are read.
     by_layer_ : xarray.Dataset
         By layer: ``best_sigma``, ``has_evidence``, ``window_low``, ``window_high``, ``at_edge``, ``icr`` and
-        ``information`` at the best level, and ``may_be_best``, whether no other layer has more information, each at its
-        best level.
+        ``information`` at the best level, ``p_residual_only``, the p-value of the hypothesis that features there hold
+        nothing of their images, by Bonferroni over the candidates, and ``may_be_best``, whether no other layer has more
+        information, each at its best level.
 
     Notes
     -----
@@ -329,11 +330,14 @@ class SemanticWindow(
             at_best.append(readings["information"][candidates[best]])
             decides = readings[self.criterion][candidates[best]]
             is_finite = bool(np.isfinite([decides.value, decides.low, decides.high]).all())
+            p = min(1.0, len(merit) * decides.p_residual_only(self.confidence))
+            is_better = p < 1 - self.confidence and not bool(in_set.all())
             rows.append(
                 {
                     "layer": name,
                     "best_sigma": sigmas[candidates[best]],
-                    "has_evidence": evidence[name].enough and is_finite and not bool(in_set.all()),
+                    "has_evidence": evidence[name].enough and is_finite and is_better,
+                    "p_residual_only": p,
                     "window_low": run[0],
                     "window_high": run[-1],
                     "at_edge": best in (0, len(merit) - 1),

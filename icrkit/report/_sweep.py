@@ -142,6 +142,8 @@ class Sweep:
         if not self.evidence.enough or not self._is_finite:
             what = "is cleanest" if clean else "tells most about its images"
             return f"Too few images to say at which noise level layer {layer} {what}"
+        if not self.holds_images:
+            return f"At no noise level is layer {layer} shown to hold anything of its images"
         if not self.separates:
             what = "is cleaner" if clean else "tells more about its images"
             return f"No noise level can be named at which layer {layer} {what} than at any other"
@@ -153,6 +155,12 @@ class Sweep:
         """What the numbers of the chosen layer rest on."""
         width = self.n_features[self.window.best_layer_]
         return Evidence(self.n_images, self.n_views, width, self.window.n_folds)
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether features of the best level are shown to hold more of their images than chance makes of residual."""
+        p = self.window.by_layer_["p_residual_only"].sel(layer=self.window.best_layer_)
+        return float(p) < 1 - self.confidence
 
     @property
     def separates(self) -> bool:
@@ -174,6 +182,17 @@ class Sweep:
             said.append(f"{self.evidence.missing(layer)}.")
         elif not self._is_finite:
             said.append(f"The {TERMS[self.criterion].name} of layer {layer} or its interval is not finite.")
+        elif not self.holds_images:
+            best, term = self._at(layer, self.window.best_sigma_), TERMS[self.criterion]
+            low, high = (best[name] for name in _ENDS[self.criterion])
+            nothing = "1 is residual only" if self.criterion == "icr" else "0 is nothing"
+            said.append(
+                f"{capital(term.name)} is {term.best} at σ = {self.window.best_sigma_:g}, "
+                f"{with_unit(best[self.criterion], self.criterion)}, {self.confidence:.0%} interval "
+                f"{interval(low, high, self.criterion)}, where {nothing}: over "
+                f"{count(int(self.curve['trained'].sum()), 'level')} no more than chance. Either the noise hides the "
+                "images, or views of different images stand together."
+            )
         else:
             levels = listed(self.window.confidence_set_.tolist())
             said.append(

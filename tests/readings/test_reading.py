@@ -190,6 +190,21 @@ def test_float32_features_are_read_again_where_a_criterion_asks_for_it():
 
 
 @CRITERION
+def test_p_of_residual_only_is_that_of_the_interval(criterion):
+    """Noise of which levels hold more and more of the images: the interval leaves it out where p says so."""
+    rng = np.random.default_rng(0)
+    image, rest = rng.standard_normal((150, 1, 6)), rng.standard_normal((150, 2, 6))
+    seen = []
+    for share in np.linspace(0, 0.6, 13):
+        for confidence in (0.8, 0.95, 0.999):
+            [one] = read_features(share * image + rest, (criterion,), confidence=confidence)[1]
+            beyond = one.high < 1 if criterion == "icr" else one.low > 0
+            assert (one.p_residual_only(confidence) < 1 - confidence) == beyond
+            seen.append(beyond)
+    assert any(seen) and not all(seen)
+
+
+@CRITERION
 def test_intervals_cover(criterion):
     covered, runs = 0, 60
     for seed in range(runs):

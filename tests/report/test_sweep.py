@@ -205,6 +205,22 @@ def test_too_few_images_name_no_level():
     assert enough["evidence"]["sufficient"] is True and enough["evidence"]["missing"] == []
 
 
+@pytest.mark.parametrize("criterion", ["icr", "information"])
+def test_features_that_hold_nothing_name_no_level(criterion):
+    """Views of different images: one of the levels looks better than others by luck."""
+    h = np.random.default_rng(0).standard_normal((300, 2, 4, 16))
+    noise = Sweep.of(ik.from_arrays(h, sigmas=SIGMAS), criterion=criterion)
+    assert noise.evidence.enough and noise.separates and not noise.holds_images
+    assert noise.headline == "At no noise level is layer features shown to hold anything of its images"
+    nothing = "1 is residual only" if criterion == "icr" else "0 is nothing"
+    assert f"where {nothing}: over 4 levels no more than chance." in noise.sentences[0]
+    assert "->" not in noise.to_text() and not noise.window.has_evidence_
+    assert json.loads(noise.to_json())["evidence"]["sufficient"] is False
+    # The same views of the same images a little nearer to one another.
+    near = h + 0.7 * np.random.default_rng(1).standard_normal((300, 1, 1, 16)) * np.array([1.0, 0.3, 0.3, 0.3])[:, None]
+    assert Sweep.of(ik.from_arrays(near, sigmas=SIGMAS), criterion=criterion).window.has_evidence_
+
+
 def test_levels_that_are_alike_name_no_level():
     cube = ik.datasets.make_cube(200, 4, icr=[0.5, 0.5, 0.5], sigmas=[0.1, 0.2, 0.4], random_state=0)
     alike = Sweep.of(cube)
