@@ -254,6 +254,11 @@ def check_levels(levels: NDArray[np.float64], where: str) -> None:
     close = np.flatnonzero(np.diff(known) <= SIGMA_TOLERANCE * np.abs(known[1:]))
     if close.size or np.isinf(levels).any() or (np.isnan(levels).any() and levels.size > 1):
         raise CubeFormatError(f"noise levels{where} must differ and be finite numbers; found {listed(levels)}")
+    if known.size and known[0] < 0:
+        raise CubeFormatError(
+            f"noise levels{where} are ratios of noise to signal, 0 or more; found {listed(levels)}. A log "
+            "signal-to-noise ratio s is the level exp(-s/2)."
+        )
 
 
 def source_of(data: xr.Dataset | xr.DataArray) -> str | None:

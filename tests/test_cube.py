@@ -247,6 +247,13 @@ class TestContract:
         with pytest.raises(CubeFormatError, match="levels"):
             from_arrays(np.zeros((3, 2, 2, 4)), sigmas=sigmas)
 
+    def test_levels_are_not_negative(self) -> None:
+        with pytest.raises(
+            CubeFormatError, match=r"0 or more; found -4, 2.*exp\(-s/2\)"
+        ):  # log SNR
+            from_arrays(np.zeros((3, 2, 2, 4)), sigmas=[-4.0, 2.0])
+        assert from_arrays(np.zeros((3, 2, 2, 4)), sigmas=[0.0, 2.0]).sigmas.tolist() == [0.0, 2.0]
+
     def test_other_objects(self) -> None:
         with pytest.raises(CubeFormatError, match="from_arrays"):
             Cube(np.zeros((3, 2, 1, 4)))  # type: ignore[arg-type]
