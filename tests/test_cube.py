@@ -248,9 +248,7 @@ class TestContract:
             from_arrays(np.zeros((3, 2, 2, 4)), sigmas=sigmas)
 
     def test_levels_are_not_negative(self) -> None:
-        with pytest.raises(
-            CubeFormatError, match=r"0 or more; found -4, 2.*exp\(-s/2\)"
-        ):  # log SNR
+        with pytest.raises(CubeFormatError, match=r"0 or more; found -4, 2.*exp\(-s/2\)"):  # log SNR
             from_arrays(np.zeros((3, 2, 2, 4)), sigmas=[-4.0, 2.0])
         assert from_arrays(np.zeros((3, 2, 2, 4)), sigmas=[0.0, 2.0]).sigmas.tolist() == [0.0, 2.0]
 

@@ -18,8 +18,8 @@ from icrkit.plot._style import (
     TEXT_SIZE,
     WARM,
     dress,
+    log_x,
     plain,
-    plain_log_axis,
     pyplot,
 )
 
@@ -440,10 +440,10 @@ class ComparisonCurveDisplay:
                 best = int(y.argmax())
                 ax.plot(line["x"][best], line["y"][best], "o", color=color, markersize=5, clip_on=False, zorder=5)
         x = np.concatenate([line["x"] for line in lines.values()])
-        if np.isfinite(x).all() and x.min() > 0 and x.max() > 10 * x.min():
-            ax.set_xscale("log")
-            plain_log_axis(ax.xaxis)
         ax.margins(x=0.04, y=0.12)
+        positive = x[x > 0]
+        if np.isfinite(x).all() and len(positive) > 1 and positive.max() > 10 * positive.min():
+            log_x(ax, x)
         ax.yaxis.get_major_locator().set_params(nbins=4)
 
 

@@ -20,8 +20,8 @@ from icrkit.plot._style import (
     TEXT_SIZE,
     WARM,
     dress,
+    log_x,
     plain,
-    plain_log_axis,
     pyplot,
 )
 
@@ -471,14 +471,10 @@ def level_of(course: Any, layer: str | None = None, sigma: float | None = None) 
 
 def _set_steps(ax: Any, step: Vector) -> None:
     """Logarithmic where steps are spread over more than a decade."""
+    ax.margins(x=0.02)
     positive = step[step > 0]
     if len(positive) > 1 and positive[-1] > 10 * positive[0]:
-        if len(positive) == len(step):
-            ax.set_xscale("log")
-        else:  # the untrained network is step 0
-            ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
-        plain_log_axis(ax.xaxis)
-    ax.margins(x=0.02)
+        log_x(ax, step)  # the untrained network is step 0
 
 
 def _fraction(ax: Any, x: float) -> float:

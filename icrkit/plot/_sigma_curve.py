@@ -18,8 +18,8 @@ from icrkit.plot._style import (
     TEXT_SIZE,
     WARM,
     dress,
+    log_x,
     plain,
-    plain_log_axis,
     pyplot,
 )
 from icrkit.readings._reading import criterion_of
@@ -258,13 +258,9 @@ class SigmaCurveDisplay:
         ax.plot(self.sigma[inside], values[inside], **style, linewidth=2.0)
 
     def _set_x(self, ax: Any) -> None:
-        positive = self.sigma[self.sigma > 0]
-        if len(self.sigma) > 1 and len(positive) == len(self.sigma):
-            ax.set_xscale("log")
-            plain_log_axis(ax.xaxis)
-        elif len(positive) > 1:
-            ax.set_xscale("symlog", linthresh=positive.min())  # clean images are the level 0
-            plain_log_axis(ax.xaxis)
+        # Clean images are the level 0.
+        if len(self.sigma) > 1 and (self.sigma > 0).sum() > 1:
+            log_x(ax, self.sigma)
 
     def _draw_places(self, ax: Any, named: bool) -> None:
         """Window, chosen level, and the levels outside the trained range."""

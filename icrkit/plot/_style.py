@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from icrkit.exceptions import MissingDependencyError
 from icrkit.io import write_file
 
@@ -57,6 +59,19 @@ def dress(ax: Any, title: str) -> None:
     ax.spines[["left", "bottom"]].set_color(MUTED)
     ax.tick_params(which="both", colors=MUTED, labelsize=SMALL_TEXT, width=0.8)
     ax.set_facecolor("none")
+
+
+def log_x(ax: Any, values: Any) -> None:
+    """A logarithmic x axis for what is drawn, which begins at 0 where that is among the values and never below."""
+    values = np.asarray(values, dtype=np.float64)
+    least = float(values[values > 0].min())
+    if values.min() > 0:
+        ax.set_xscale("log")
+    else:
+        ax.set_xscale("symlog", linthresh=least, linscale=0.5)
+        _, right = ax.get_xlim()
+        ax.set_xlim(-0.2 * least, right)
+    plain_log_axis(ax.xaxis)
 
 
 def plain_log_axis(axis: Any) -> None:

@@ -13,7 +13,20 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from icrkit.exceptions import MissingDependencyError
-from icrkit.plot._style import ACCENT, COLORS, FAINT, INK, MUTED, PAPER, WARM, dress, plain, plain_log_axis, pyplot
+from icrkit.plot._style import (
+    ACCENT,
+    COLORS,
+    FAINT,
+    INK,
+    MUTED,
+    PAPER,
+    WARM,
+    dress,
+    log_x,
+    plain,
+    plain_log_axis,
+    pyplot,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +47,23 @@ from icrkit.plot._style import ACCENT, COLORS, FAINT, INK, MUTED, PAPER, WARM, d
 )
 def test_numbers(value: float, text: str) -> None:
     assert plain(value) == text
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.01, 0.1, 2.0], [0.0, 50.0, 1000.0], [0.02, 0.5, 3.0]])
+def test_a_logarithmic_axis_has_nothing_below_zero(values: list[float]) -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot(values, values, "o")
+    log_x(ax, np.array(values))
+    figure.canvas.draw()
+    left, right = ax.get_xlim()
+    shown = [
+        text for text, at in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)
+        if left <= at <= right and text.get_text()
+    ]  # fmt: skip
+    assert shown and not any(text.get_text().startswith(("-", "\N{MINUS SIGN}")) for text in shown)
+    at = ax.transAxes.inverted().transform(ax.transData.transform([(value, 1.0) for value in values]))[:, 0]
+    assert 0 < at[0] < 0.1 and 0.9 < at[-1] <= 1 and (np.diff(at) > 0.1).all()
 
 
 @settings(max_examples=100, derandomize=True)
