@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -150,48 +149,6 @@ def decoded(name: str, variable: xr.Variable) -> xr.Variable:
         return variable
     dataset: xr.Dataset = xr.decode_cf(xr.Dataset({name: variable}), decode_times=False, decode_coords=False)
     return dataset[name].variable
-
-
-def warn_if_swapped(array: Any, name: str = "X") -> None:
-    """Warn of unnamed axes (image, view, feature) that look like another order: more views than images or features.
-
-    More views than features are believed where there are few of them and views agree as well as features do.
-    """
-    n, v, d = array.shape
-    if min(n, v, d) < 1 or n < 2:
-        return
-    what = "images" if v > n else "features" if v > d and (v >= _MANY_VIEWS or _features_agree_more(array)) else ""
-    if what:
-        warnings.warn(
-            f"{name} is read as {n} images x {v} views x {d} features, with more views than {what}: are its axes in "
-            "another order? They are (image, view, feature): numpy.moveaxis brings them there, and names leave no "
-            "doubt, xarray.DataArray(X, dims=('image', 'view', 'feature')), which is read without this warning.",
-            stacklevel=3,
-        )
-
-
-# More views than anybody takes by accident of a small example.
-_MANY_VIEWS = 32
-
-
-@np.errstate(all="ignore")  # whether values are finite is for the pass to find
-def _features_agree_more(array: Any) -> bool:
-    """Whether what is read as features agrees over images as views should, and what is read as views does not."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        return False  # dask's stays lazy; what is no number is for others to refuse
-    sample = array[:: max(1, len(array) // 256)].astype(np.float64)
-    n, _, d = sample.shape
-    if d < 2:
-        return False
-    sample = sample - sample.mean(axis=0)
-    unit = sample / np.sqrt(np.square(sample).sum(axis=0))
-
-    def agreement(axis: int) -> float:
-        """Mean correlation over images of two places on this axis, at the same place on the other."""
-        k = unit.shape[axis]
-        return float(((np.square(unit.sum(axis=axis)).sum(axis=0) - k) / (k * (k - 1))).mean())
-
-    return bool(agreement(2) - agreement(1) > max(0.2, 4 / np.sqrt(n - 1)))
 
 
 def is_stored(variable: xr.Variable) -> bool:

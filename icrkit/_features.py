@@ -16,7 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from icrkit._arrays import n_axes, to_numpy
-from icrkit._contract import decoded, ids_of, is_stored, warn_if_swapped, with_known_sizes
+from icrkit._contract import decoded, ids_of, is_stored, with_known_sizes
+from icrkit._swapped import warn_if_swapped
 from icrkit.cube import Cube, from_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor

@@ -27,9 +27,9 @@ from icrkit._contract import (
     image_rows,
     listed,
     source_of,
-    warn_if_swapped,
 )
 from icrkit._rows import common_count, image_of_rows, labels_by_image, layers_and_levels
+from icrkit._swapped import warn_if_swapped
 from icrkit.exceptions import CubeFormatError
 
 __all__ = ["Cube", "from_arrays", "from_rows"]
