@@ -51,7 +51,7 @@ def test_not_floating_point(tmp_path: Path, kind: Any) -> None:
 @pytest.mark.parametrize("shape", [(), (6,), (6, 2, 1, 4, 1)])
 def test_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.zeros(shape))
-    with pytest.raises(CubeFormatError, match=r"has shape .* wanted \(image, view, sigma, feature\)"):
+    with pytest.raises(CubeFormatError, match=r"has shape .* expected \(image, view, sigma, feature\)"):
         open_cube(tmp_path / "a.npy")
 
 
