@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +51,8 @@ def check_targets(targets: Mapping[str | None, Sequence[str]]) -> None:
             continue
         folder = Path(path).resolve().parent
         if not folder.is_dir():
-            raise FileNotFoundError(2, "there is no such folder", str(folder))
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(folder))
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "this folder cannot be written to", str(folder))
         if Path(path).suffix.lower() not in endings:
             raise click.UsageError(f"{path}: wanted a name that ends in {', '.join(endings)}")

@@ -69,8 +69,9 @@ def new_file(path: str | os.PathLike[str], *, follow_link: bool = True) -> Itera
         try:
             # Nobody else may open it before it has its mode. O_EXCL follows no link.
             fd = os.open(temporary, _CREATE, 0o666 if old is None else 0o600)
-        except FileExistsError:
-            is_ours = False
+        except OSError as error:
+            is_ours = not isinstance(error, FileExistsError)
+            error.filename = str(target)  # the temporary name says nothing to whoever reads this
             raise
         try:
             yield fd

@@ -50,6 +50,23 @@ def test_nothing_of_a_file_reaches_the_terminal_raw(icrkit, hostile, words):
     assert result.output
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [("sweep", "--report", "a.html"), ("sweep", "--plot", "a.png"), ("compare", "--csv", "a.csv"),
+     ("compare", "--curves", "a.pdf")],
+)  # fmt: skip
+def test_a_folder_that_takes_no_files_is_refused_before_the_work(
+    icrkit, assert_one_line, command, option, name, tmp_path, monkeypatch
+):
+    def access(path: object, mode: int) -> bool:
+        assert Path(str(path)) == tmp_path and mode == os.W_OK
+        return False
+
+    monkeypatch.setattr("icrkit.cli._echo.os.access", access)  # root may write to every folder
+    result = icrkit(command, tmp_path / "absent.cube", option, tmp_path / name)  # the cube is not looked for yet
+    assert_one_line(result, f"{tmp_path}: this folder cannot be written to")
+
+
 def test_cells_of_a_table_are_no_formulas(icrkit, hostile, tmp_path):
     table = tmp_path / "t.csv"
     assert icrkit("compare", hostile, "--metrics", "icr", "--csv", table).exit_code == 0

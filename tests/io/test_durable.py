@@ -106,6 +106,15 @@ class TestWriteFile:
         assert all(re.fullmatch(r"a\.[0-9a-f]{16}\.part", name) for name in names)
 
     @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "a"])
+    def test_an_error_names_the_file_that_was_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(path: Any, *_: Any) -> int:
+            raise OSError(errno.EROFS, "read only", str(path))
+
+        monkeypatch.setattr(os, "open", fail)
+        with pytest.raises(OSError, match="read only") as error:
+            write_file(tmp_path / "a.html", b"x")
+        assert error.value.filename == str(tmp_path / "a.html")
+
     def test_names_of_every_length(self, tmp_path: Path, name: str) -> None:
         write_file(tmp_path / name, b"hello")
         assert contents(tmp_path) == {name: b"hello"}
