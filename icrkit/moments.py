@@ -154,6 +154,18 @@ class Moments:
     cancellation: float = 1.0
     variation: Variation = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # The door for what others made, `dataclasses.replace` included: metrics then never meet NaN in moments.
+        self.refused_if_not_finite()
+        for name in ("between", "within"):
+            bad = ~np.isfinite(getattr(self, name))
+            if bad.any():  # which no sum of squares has beside a finite diagonal
+                row, column = np.argwhere(bad)[0][-2:].tolist()
+                raise NonFiniteError(
+                    f"{int(bad.sum())} of {bad.size} entries of `{name}` in these Moments are NaN or inf; the first is "
+                    f"that of features {row} and {column}. Make the Moments again, from features without them."
+                )
+
     # ---- construction -------------------------------------------------------------------------------------------
 
     @classmethod
@@ -170,6 +182,17 @@ class Moments:
             views_ordered=views_ordered,
             variation=nothing_varies(lead, n_views, n_features),
         )
+
+    @classmethod
+    def unchecked(cls, **fields: Any) -> Self:
+        """Moments of all these fields, whose values are for the caller to judge: sums may have overflowed."""
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
+
+    def replace_unchecked(self, **fields: Any) -> Self:
+        """These moments with other fields, not looked at: as in `unchecked`, or because they come from these."""
+        return self.unchecked(**(self.__getstate__() | fields))
 
     @classmethod
     def from_block(cls, block: NDArray[Any], *, views_ordered: bool = True) -> Self:
@@ -196,7 +219,10 @@ class Moments:
             t = h.mean(axis=1)
             e = (h - t[:, None]).reshape(-1, h.shape[2])
             found = variation_of(features.read())
-            made = cls(np.array(len(h)), mean + rest, t.T @ t, e.T @ e, views_ordered=views_ordered, variation=found)
+            # Settled first: what does not vary may be so great that its sums overflow.
+            made = cls.empty(*h.shape[1:], views_ordered=views_ordered).replace_unchecked(
+                n_images=np.array(len(h)), mean=mean + rest, between=t.T @ t, within=e.T @ e, variation=found
+            )
         return made.settled().refused_if_not_finite()
 
     @classmethod
@@ -293,8 +319,7 @@ class Moments:
         delta = other.mean - self.mean
         weight = (n_a * share)[..., None, None]
         grand, contrasts = self._split(delta)
-        merged = dataclasses.replace(
-            self,
+        merged = self.replace_unchecked(
             n_images=n,
             mean=self.mean + share[..., None, None] * delta,
             between=self.between + sign * other.between + weight * _outer(grand),
@@ -323,7 +348,7 @@ class Moments:
         # A scatter that is down to rounding is for the metrics to refuse, where they need it.
         there = kept > 1e-17 * kept.sum(axis=0)
         more = np.divide(rounding, kept, out=np.zeros_like(kept), where=there).max(initial=0.0)
-        return dataclasses.replace(self, cancellation=self.cancellation + float(more))
+        return self.replace_unchecked(cancellation=self.cancellation + float(more))
 
     def _remainder_of(self, whole: Moments, rounding: NDArray[np.float64]) -> Moments:
         """These moments, left of ``whole`` by a subtraction, without what is within its rounding."""
@@ -341,8 +366,8 @@ class Moments:
                 "varies": variation["varies"] & ~gone,
                 "views_vary": variation["views_vary"] & ~nothing[1],
             }
-        return dataclasses.replace(
-            self, cancellation=self.cancellation * float(ratio.max(initial=1.0)), variation=variation
+        return self.replace_unchecked(
+            cancellation=self.cancellation * float(ratio.max(initial=1.0)), variation=variation
         )
 
     def settled(self) -> Self:
@@ -418,8 +443,7 @@ class Moments:
         shifted = np.where(weight > 0, self.mean - origin, 0.0)
         mean = np.squeeze(origin, axis) + (weight * shifted).sum(axis=axis) / total
         grand, contrasts = self._split(self.mean - np.expand_dims(mean, axis))
-        merged = dataclasses.replace(
-            self,
+        merged = self.replace_unchecked(
             n_images=n,
             mean=mean,
             between=self.between.sum(axis=axis) + _outer(grand * np.sqrt(weight), axis),
@@ -442,8 +466,7 @@ class Moments:
             elif name in coords:
                 coords[name] = coords[name][np.asarray(index)]
             at = (slice(None),) * axis + (index if np.ndim(index) == 0 else np.asarray(index),)
-            result = dataclasses.replace(
-                result,
+            result = result.replace_unchecked(
                 n_images=np.asarray(result.n_images[at]),
                 mean=result.mean[at],
                 between=result.between[at],
@@ -457,8 +480,7 @@ class Moments:
     def select_features(self, keep: NDArray[Any]) -> Moments:
         """Moments of some of the features: indices or a boolean mask (d,)."""
         index = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
-        return dataclasses.replace(
-            self,
+        return self.replace_unchecked(
             mean=self.mean[..., index],
             between=self.between[..., index[:, None], index],
             within=self.within[..., index[:, None], index],
@@ -507,7 +529,7 @@ class Moments:
             products=min(p.products for p in parts),
             cancellation=max(p.cancellation for p in parts),
             variation=stack_variations([p.variation for p in parts]),
-        ).refused_if_not_finite()
+        )
 
     def _axis(self, dim: str) -> int:
         if dim not in self.dims:
@@ -595,11 +617,11 @@ class Moments:
         """Read what :meth:`save` wrote."""
         from icrkit.io._moments import read_moments
 
-        moments: Self = read_moments(cls, path)
         try:
-            return moments.refused_if_not_finite()
+            moments: Self = read_moments(cls, path)
         except NonFiniteError as error:
             raise NonFiniteError(f"{path}: {error}") from None
+        return moments
 
 
 def _diagonal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -470,7 +470,7 @@ def test_squares_that_overflow_are_refused():
 def test_moments_that_are_not_finite_do_not_combine(name):
     good = Moments.from_block(block(np.random.default_rng(0), 5, 2, 3))
     more = good + good
-    bad = dataclasses.replace(more, **{name: np.full_like(getattr(good, name), np.nan)})
+    bad = more.replace_unchecked(**{name: np.full_like(getattr(good, name), np.nan)})
     for combine in (lambda: good + bad, lambda: bad - good):
         with pytest.raises(NonFiniteError, match=r"NaN or inf|overflow"):
             combine()
@@ -486,9 +486,12 @@ def test_no_way_of_joining_or_reading_lets_nan_through(name, value, tmp_path):
     good = Moments.from_cube(np.random.default_rng(0).standard_normal((40, 2, 3)), n_folds=4)
     spoiled = getattr(good, name).copy()
     spoiled[1, 0, 0] = value
-    bad = dataclasses.replace(good, **{name: spoiled})
+    bad = good.replace_unchecked(**{name: spoiled})
     bad.save(tmp_path / "bad.h5")
+    fields = bad.__getstate__()
     ways = {
+        "constructor": lambda: Moments(**fields),
+        "replace": lambda: dataclasses.replace(good, **{name: spoiled}),
         "sum": bad.sum,
         "add": lambda: good + bad,
         "stack": lambda: Moments.stack([good, bad], "sigma"),
@@ -497,3 +500,23 @@ def test_no_way_of_joining_or_reading_lets_nan_through(name, value, tmp_path):
     for way in ways.values():
         with pytest.raises(NonFiniteError, match=r"are NaN or inf|overflow"):
             way()
+
+
+@pytest.mark.parametrize("name", ["between", "within"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_beside_the_diagonal_is_refused_where_it_comes_in(name, value, tmp_path):
+    good = Moments.from_cube(np.random.default_rng(0).standard_normal((40, 2, 5)), n_folds=4)
+    spoiled = getattr(good, name).copy()
+    spoiled[1, 3, 0] = spoiled[2, 0, 3] = value
+    words = rf"2 of 100 entries of `{name}` .* the first is that of features 3 and 0"
+    with pytest.raises(NonFiniteError, match=words):
+        dataclasses.replace(good, **{name: spoiled})
+    good.replace_unchecked(**{name: spoiled}).save(tmp_path / "bad.h5")
+    with pytest.raises(NonFiniteError, match=rf"bad\.h5: {words}"):
+        Moments.load(tmp_path / "bad.h5")
+
+
+def test_features_whose_sums_overflow_and_which_do_not_vary_have_moments():
+    h = np.random.default_rng(0).standard_normal((6, 2, 3))
+    h[..., 1] = 1.7e308
+    assert Moments.from_block(h).mean[0, 1] == 1.7e308

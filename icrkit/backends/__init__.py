@@ -6,7 +6,6 @@ serves arrays in memory and lazily read files; `moments_of` is where a second on
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +100,7 @@ def _float32_suffices(moments: Moments) -> bool:
     if one_view:
         return _spectrum_survives_float32(total)
     if not total.views_ordered:  # the metrics whiten by the residual about the images, whatever the views' own means
-        total = dataclasses.replace(total, within=total.within_uncentred)
+        total = total.replace_unchecked(within=total.within_uncentred)
     return total.error_bound(total.condition_number, total.within.diagonal()) <= MAX_ERROR["float32"]
 
 

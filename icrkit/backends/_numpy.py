@@ -7,8 +7,6 @@ depends on the order of the images alone; how the file was cut into blocks enter
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
@@ -246,12 +244,13 @@ def _collect(
         squares = one.n_images * np.square(rows)
         removed += np.stack([one.scales[0] * squares[0], one.scales[1] * squares[1:].sum(axis=0)])
     products = str(bins[0].dtype)
-    made = Moments(
-        n_images.reshape(lead),
-        mean.reshape(*lead, n_views, d),
-        between.reshape(*lead, d, d),
-        within.reshape(*lead, d, d),
+    made = Moments.unchecked(
+        n_images=n_images.reshape(lead),
+        mean=mean.reshape(*lead, n_views, d),
+        between=between.reshape(*lead, d, d),
+        within=within.reshape(*lead, d, d),
         dims=("fold",) if folded else (),
+        coords={},
         views_ordered=features.views_ordered,
         products=products,
         variation=stack_variations([one.tracker.found for one in bins]) if folded else bins[0].tracker.found,
@@ -260,4 +259,4 @@ def _collect(
     kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])
     # Where a scatter is down to rounding the metrics refuse the feature, or read the other scatter.
     magnified = np.divide(removed, kept, out=np.zeros_like(kept), where=kept > 1e-17 * kept.sum(axis=0))
-    return dataclasses.replace(made, cancellation=1.0 + float(magnified.max()))
+    return made.replace_unchecked(cancellation=1.0 + float(magnified.max()))
