@@ -32,13 +32,14 @@ def _alphas(job: Job) -> list[float] | None:
     return None if set(alphas) == {1.0} else alphas
 
 
-def to_memory(job: Job, widths: Mapping[str, int], rows: range, progress: bool) -> Cube:
+def to_memory(job: Job, first: Mapping[str, np.ndarray], rows: range, progress: bool) -> Cube:
+    """A cube in memory; ``first`` are the features of the first images, as `Job.first_features` gives them."""
     shape = (len(rows), job.n_views, len(job.sigmas))
-    whole = {name: np.empty((*shape, d), dtype=np.float32) for name, d in widths.items()}
+    whole = {name: np.empty((*shape, d), dtype=np.float32) for name, d in widths_of(first).items()}
     # Made first and filled afterwards: what a cube refuses is refused before the network runs.
     cube = cube_of(job, whole, slice(rows.start, rows.stop))
     with bar_of(job, len(rows), 0, progress) as bar:
-        for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), widths, bar):
+        for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), first, bar):
             for name, h in block.items():
                 whole[name][batch.start - rows.start : batch.stop - rows.start] = h
     return cube
@@ -78,7 +79,7 @@ def to_store(
         size = min(job.batch_size, writer.block_size)
         with bar_of(job, len(mine), writer.done_images, progress) as bar:
             batches = slices(mine.start + writer.done_images, mine.stop, size)
-            for rows, features in job.blocks(batches, widths_of(first), bar):
+            for rows, features in job.blocks(batches, first, bar):
                 labels = None if job.labels is None else job.labels[rows]
                 writer.append(job.ids[rows], features, labels=labels)
     try:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from icrkit.exceptions import NonFiniteError
+from icrkit_extractors._probe import probe_difference, probe_numbers
 from icrkit_extractors._streams import normals
 from icrkit_extractors.noise import Level, NoiseLaw
 from icrkit_extractors.views import View, as_unit_range
@@ -230,10 +231,11 @@ class Job:
         return features
 
     def blocks(
-        self, batches: Iterable[slice], widths: Mapping[str, int], bar: Any
+        self, batches: Iterable[slice], first: Mapping[str, np.ndarray], bar: Any
     ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-        """Rows and features (image, view, sigma, feature) of each batch, by layer."""
+        """Rows and features (image, view, sigma, feature) of each batch, by layer; ``first`` from `first_features`."""
         block: dict[str, np.ndarray] = {}
+        widths = widths_of(first)
         for item in self.items(batches):
             n = len(item.clean)
             if item.view == 0:
@@ -242,7 +244,9 @@ class Job:
             for k, features in enumerate(self.features(item)):
                 found = widths_of(features)
                 if found != widths:
-                    raise ValueError(f"the source gave layers of widths {found}, and {dict(widths)} before")
+                    raise ValueError(f"the source gave layers of widths {found}, and {widths} before")
+                if item.rows.start == item.view == k == 0:
+                    self._warn_of_batches(first, features)
                 for name, h in features.items():
                     block[name][:, item.view, k] = h
                 bar.update(n)
@@ -260,6 +264,18 @@ class Job:
             )
         few = slice(0, min(2, rows.stop))
         return next(self.features(self.view(images[few], few, 0)))
+
+    def _warn_of_batches(self, first: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]) -> None:
+        """Say where the first images have other features among more images than by themselves."""
+        one, n = (len(next(iter(given.values()))) for given in (first, features))
+        difference = probe_difference(probe_numbers(first), probe_numbers(features), self.record) if n > one else None
+        if difference is not None:
+            warnings.warn(
+                f"features depend on the batch: on the first images {difference} between a batch of {one} and one of "
+                f"{n}. Another batch_size, or another order of the images, gives other features. Give norms running "
+                "statistics, choose a layer before what looks at the batch, or run one image at a time, batch_size=1",
+                stacklevel=5,
+            )
 
     @property
     def per_image(self) -> int:

@@ -48,7 +48,7 @@ def to_moments(
     _check(job, rows)
     widths = widths_of(first)
     if folder is None:
-        return _taken(job, widths, rows, n_folds, progress)
+        return _taken(job, first, rows, n_folds, progress)
     about = {
         "layers": {name: f"layer-{k:02d}.h5" for k, name in enumerate(widths)},
         "images": [rows.start, rows.stop],
@@ -63,7 +63,7 @@ def to_moments(
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        totals = _taken(job, widths, rows, n_folds, progress)
+        totals = _taken(job, first, rows, n_folds, progress)
         for name, file in about["layers"].items():
             totals[name].save(folder / file)
         # Last: where it is, all is.
@@ -123,7 +123,8 @@ def _text(about: Mapping[str, Any]) -> str:
     return strict_json(about) + "\n"
 
 
-def _taken(job: Job, widths: Mapping[str, int], rows: range, n_folds: int, progress: bool) -> dict[str, Moments]:
+def _taken(job: Job, first: Mapping[str, np.ndarray], rows: range, n_folds: int, progress: bool) -> dict[str, Moments]:
+    widths = widths_of(first)
     at_once = job.batch_size * max(1, _MOMENTS_BYTES // (job.batch_size * job.bytes_per_image(widths)))
     totals: dict[str, Moments] = {}
     kept: list[dict[str, np.ndarray]] = []
@@ -139,7 +140,7 @@ def _taken(job: Job, widths: Mapping[str, int], rows: range, n_folds: int, progr
         kept.clear()
 
     with bar_of(job, len(rows), 0, progress) as bar:
-        for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), widths, bar):
+        for batch, block in job.blocks(slices(rows.start, rows.stop, job.batch_size), first, bar):
             kept.append(block)
             # One image alone has no moments: a last one goes with those before it.
             if batch.stop == rows.stop or ((batch.stop - rows.start) % at_once == 0 and rows.stop - batch.stop > 1):

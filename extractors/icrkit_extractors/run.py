@@ -158,7 +158,7 @@ def extract(
         folder = None if out is None else Path(out)
         return to_moments(job, first, rows, whole("n_folds", n_folds, 0), folder, progress)
     if out is None:
-        return to_memory(job, widths_of(first), rows, progress)
+        return to_memory(job, first, rows, progress)
     return to_store(job, first, out, shard, progress, pass_seconds)
 
 

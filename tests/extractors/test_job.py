@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from icrkit.exceptions import NonFiniteError
-from icrkit_extractors import noise, views
+from icrkit_extractors import extract, noise, views
 from icrkit_extractors._streams import normals
 
 SIGMAS = [0.1, 0.4, 1.5]
@@ -66,6 +66,22 @@ def test_draws_do_not_depend_on_batch_order_levels_or_views(images, go, same, Pi
 def test_a_real_network_up_to_rounding_in_any_batch(src, images, go):
     whole = go(src, images)["mid"].values
     np.testing.assert_allclose(go(src, images, batch_size=7)["mid"].values, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"moments_only": True, "n_folds": 2}, {"out": "store"}], ids=str)
+def test_a_source_that_looks_at_the_size_of_the_batch(images, go, how, tmp_path, Pixels):
+    class Shared(Pixels):
+        def __call__(self, x, conditioning):
+            return {name: h / len(x) for name, h in super().__call__(x, conditioning).items()}
+
+    if "out" in how:
+        how = {"out": tmp_path / "a.cube"}
+    given = dict(noise=noise.EDM(), views=views.Fashion(), progress=False, **how)
+    with pytest.warns(
+        UserWarning, match=r"features depend on the batch: .* 'pixels' differs by 0\.\d+ .* batch of 2 and one of 16"
+    ):
+        extract(Shared(), images, SIGMAS, batch_size=16, **given)
+    extract(Shared(), images[:2], SIGMAS, **(given | ({"out": tmp_path / "b.cube"} if "out" in how else {})))
 
 
 def test_bytes_floats_and_lazy_arrays_give_the_same(images, go, same, Pixels):
