@@ -13,7 +13,7 @@ from icrkit_extractors._torch_errors import why_silent
 from icrkit_extractors._torch_modules import check_whole, modules_by_name, visible
 from icrkit_extractors._torch_outputs import shape_of, tensor_of
 from icrkit_extractors._torch_pass import ForwardPass
-from icrkit_extractors._torch_repeat import differs, first_difference, neighbours
+from icrkit_extractors._torch_repeat import differs, first_difference, neighbours, places_like_first
 from icrkit_extractors._torch_state import check_ready, floating_types
 from icrkit_extractors._torch_trace import Axes, infer_axis, watching
 
@@ -169,45 +169,49 @@ def _check_repeatable(
 ) -> None:
     """Refuse layers in which an image's features depend on chance; warn where on the images beside it."""
     half = run.autocast is not None or any(kind.itemsize < 4 for kind in floating_types(run.module))
+    places = places_like_first(len(x), conditioning or {})
 
-    def keep(name: str, output: torch.Tensor) -> torch.Tensor:
-        pools[name](name, output, len(x))  # refuses what has not the images on its first axis
-        return output[:1].clone()
+    def other(options: Mapping[str, Any], places: Sequence[int] = (0,)) -> str | None:
+        def keep(name: str, output: torch.Tensor) -> torch.Tensor:
+            pools[name](name, output, len(x))  # refuses what has not the images on its first axis
+            return output[list(places)].clone()
 
-    def other(options: Mapping[str, Any]) -> str | None:
         after = run.outputs(index, x, conditioning, keep, **resolve(options))
-        return next((name for name in reference if differs(reference[name], after[name], half)), None)
+        return next(
+            (name for name in reference for row in after[name] if differs(reference[name], row[None], half)), None
+        )
 
     def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
         if "fill" not in options:
             return dict(options)
-        watch, watched = watching()
-        watch.fill = options["fill"]
-        return {"inside": watched()}
+        return {"inside": watching(options["fill"])[1]()}
 
-    beside: dict[str, Any] = {"seed": 1, "change": neighbours}
-    found = other(beside)
-    if found is not None and other({"seed": 1}) is None:
-        place = _first_difference(run, x, conditioning, {"change": neighbours}, half)
-        # Not refused: weights quantised dynamically do this too, a little, and people mean to use them.
-        warnings.warn(
-            f"features of layer {found!r} depend on the other images of the batch{place}: another batch_size, or "
-            "another order of the images, gives other features. Give such a norm running statistics, choose a "
-            "layer before it, or run one image at a time, batch_size=1",
-            stacklevel=4,
-        )
-        found = None
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        return neighbours(x, places)
+
+    found = other({"seed": 1, "change": moved}, places) if places else other({"seed": 1, "change": neighbours})
     # Where a draw decides rarely, as of a condition that is dropped, another seed may not show it: extremes do.
-    chances: list[dict[str, Any]] = [{"seed": 1}, {"fill": 0.0}, {"fill": 1.0}] if draws or found else []
+    chances: list[dict[str, Any]] = [{"seed": 1}] if draws or found else []
+    chances += [{"fill": 0.0}, {"fill": 1.0}] if draws else []
     for options in chances:
-        if (found := other(options)) is not None:
+        if (random := other(options)) is not None:
             place = _first_difference(run, x, conditioning, resolve(options), half)
             drawn = f" (the network draws {', '.join(dict.fromkeys(draws))})" if draws else ""
             raise ValueError(
-                f"layer {found!r} is random in evaluation mode: the same image has other features at each "
-                f"call{place}{drawn}. Turn that off, for example with a mask ratio or drop probability of 0, or "
-                "pass call=lambda module, x, conditioning: module(...), which gives the network its draws"
+                f"layer {random!r} is random in evaluation mode: the same image has other features with other random "
+                f"numbers, or at another call{place}{drawn}. Turn that off, for example with a mask ratio or drop "
+                "probability of 0, or pass call=lambda module, x, conditioning: module(...), which gives the network "
+                "its draws"
             )
+    if found is not None:
+        place = _first_difference(run, x, conditioning, {"change": neighbours}, half)
+        # Not refused: weights quantised dynamically do this too, a little, and people mean to use them.
+        warnings.warn(
+            f"features of layer {found!r} depend on the other images of the batch, or on the place among them{place}: "
+            "another batch_size, or another order of the images, gives other features. Give such a norm running "
+            "statistics, choose a layer before it, or run one image at a time, batch_size=1",
+            stacklevel=4,
+        )
 
 
 def _first_difference(

@@ -16,6 +16,7 @@ from icrkit_extractors._torch_errors import explained, misfit
 from icrkit_extractors._torch_modules import modules_by_name
 from icrkit_extractors._torch_outputs import tensor_of
 from icrkit_extractors._torch_state import (
+    buffers_kept,
     compiled_forwards,
     device_of,
     evaluating,
@@ -86,6 +87,8 @@ class ForwardPass:
         self.autocast = autocast
         self.channels_last = channels_last
         self.casting: tuple[torch.dtype, bool] = (floating_types(module)[0], False)
+        # Buffers that the network writes to; not known before a pass has come to its end.
+        self._written: set[str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -178,6 +181,7 @@ class ForwardPass:
             # No cache: before torch 2.10 a caller's autocast went on with the casts made here, which have no gradient.
             torch.autocast(device.type, self.autocast, enabled=self.autocast is not None, cache_enabled=False),
             compiled_forwards(forwards or {}),
+            buffers_kept(self.module, self._written) as written,
             hooked(hooks),
             explained(self.module, x, conditioning, self.call is not None),
             inside or nullcontext(),
@@ -189,6 +193,8 @@ class ForwardPass:
                     self.call(self.module, x, conditioning)
             except _AllFired:
                 pass
+        if self._written is None:
+            self._written = written
 
     def outputs(
         self,

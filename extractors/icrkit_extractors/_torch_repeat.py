@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["differs", "first_difference", "neighbours", "signature"]
+__all__ = ["differs", "first_difference", "neighbours", "places_like_first", "signature"]
 
 # Relative to the norm of an image's output. The passes that are compared have the same shapes, hence the same kernels,
 # and mostly the same bits; what is left is the order of sums on some devices, far below these.
@@ -33,11 +33,33 @@ def differs(one: torch.Tensor, other: torch.Tensor, half: bool = False) -> bool:
     return bool((a - b).norm() > tolerance * torch.maximum(a.norm(), b.norm()))
 
 
-def neighbours(x: torch.Tensor) -> torch.Tensor:
-    """The batch with the same first image beside others."""
-    other = x.clone()
-    other[1:] = x[:1] / 2 - x[1:] if x.is_floating_point() else x[:1]
+def neighbours(x: torch.Tensor, places: Sequence[int] = (0,)) -> torch.Tensor:
+    """The batch with the first image in these places, and others around it."""
+    other = x[:1] / 2 - x if x.is_floating_point() else x.roll(1, 0)
+    other[list(places)] = x[:1]
     return other
+
+
+def places_like_first(n: int, conditioning: Mapping[str, Any]) -> list[int]:
+    """Places other than the first that an image may take with the same conditioning: half-way and last.
+
+    Parameters
+    ----------
+    n : int
+        Images in the batch.
+    conditioning : mapping
+        What has n rows has one for each image.
+    """
+    rows = [value for value in conditioning.values() if hasattr(value, "__len__") and not isinstance(value, str)]
+    rows = [value for value in rows if not hasattr(value, "ndim") or value.ndim]
+    rows = [value for value in rows if not isinstance(value, Mapping) and len(value) == n]
+    same = [place for place in range(1, n) if all(_equal(value[0], value[place]) for value in rows)]
+    return sorted({same[len(same) // 2], same[-1]}) if same else []
+
+
+def _equal(one: Any, other: Any) -> bool:
+    same = one == other
+    return bool(same.all() if hasattr(same, "all") else same)
 
 
 def signature(output: Any) -> torch.Tensor | None:

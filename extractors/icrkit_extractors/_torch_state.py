@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["check_ready", "compiled_forwards", "device_of", "evaluating", "floating_types", "hooked", "is_offloaded"]
+__all__ = [
+    "buffers_kept",
+    "check_ready",
+    "compiled_forwards",
+    "device_of",
+    "evaluating",
+    "floating_types",
+    "hooked",
+    "is_offloaded",
+]
 
 
 def _cuda_devices(module: nn.Module, device: torch.device) -> list[int]:
@@ -95,6 +104,44 @@ def evaluating(module: nn.Module, device: torch.device, seed: int = 0) -> Iterat
             for part, training in modes:
                 if part.training != training:
                     part.training = training
+
+
+@contextmanager
+def buffers_kept(module: nn.Module, names: set[str] | None) -> Iterator[set[str]]:
+    """Buffers as they were afterwards, whatever the network wrote into them (counts, observed ranges, averages).
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    names : set of str or None
+        Buffers that are written to; None where that is not known.
+
+    Yields
+    ------
+    set of str
+        Filled in the end with the names of those that were written to.
+    """
+    import torch
+
+    before = []
+    for path, part in module.named_modules():
+        for name, tensor in part._buffers.items():
+            full = f"{path}.{name}".removeprefix(".")
+            if tensor is not None and tensor.device.type != "meta" and (names is None or full in names):
+                before.append((full, part, name, tensor, tensor.detach().clone()))
+    written: set[str] = set()
+    try:
+        yield written
+    finally:
+        # What was made in inference mode may be written to only there.
+        with torch.inference_mode():
+            for full, part, name, tensor, copy in before:
+                same = part._buffers.get(name) is tensor and tensor.shape == copy.shape
+                if same and torch.equal(tensor, copy):
+                    continue
+                written.add(full)
+                part._buffers[name] = tensor
+                tensor.resize_(copy.shape).copy_(copy)
 
 
 @contextmanager

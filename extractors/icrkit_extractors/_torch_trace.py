@@ -8,8 +8,12 @@ operation by operation, so that the axis of a layer is read off, not guessed fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +31,12 @@ _LAST = ("addmm", "mm", "embedding", "_addmm_activation", "addmv", "linear", "mk
 # Products of activations with each other: what their axes mean depends on what they are used for.
 _UNKNOWN = ("bmm", "baddbmm", "as_strided", "unfold", "im2col", "col2im")
 _EXTREMES = ("rand", "rand_like", "uniform", "uniform_", "bernoulli", "bernoulli_")
+# Others that give draws alone; what is left (dropout) gives activations.
+_DRAWS = ("randn", "randn_like", "normal", "normal_", "randint", "randint_like", "random_", "randperm", "multinomial",
+          "exponential_", "log_normal_", "cauchy_", "geometric_", "poisson", "binomial")  # fmt: skip
+# Words of the Mersenne twister, of Python and of numpy, that come out as all zeros and as all ones.
+_LOWEST_WORD, _HIGHEST_WORD = 0, 0x12DD9BB3
+_EXTREME_WORDS = 16  # the first eight draws: numpy draws again and again while it gets nothing but zeros
 
 
 def _of_view(before: Sequence[int], after: Sequence[int], axes: Axes) -> Axes:
@@ -111,11 +121,11 @@ def _key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 class _Watch:
     """Axes of tensors and random operations, as a forward pass meets them."""
 
-    def __init__(self) -> None:
+    def __init__(self, fill: float | None = None) -> None:
         self._axes: dict[Any, Axes] = {}
         self.draws: list[str] = []
         # What is drawn in place of random numbers between 0 and 1; None to leave them.
-        self.fill: float | None = None
+        self.fill = fill
 
     def axes(self, tensor: torch.Tensor) -> Axes:
         """Axes of the features; empty where they are not known."""
@@ -184,6 +194,32 @@ class _Watch:
             edge = 1.0 if name.startswith("bernoulli") else 1 - torch.finfo(torch.float32).eps
             for tensor in _tensors(result):
                 tensor.fill_(low + (high - low) * edge * self.fill)
+        elif self.fill is not None and name in _DRAWS:
+            # What another image would have had: a generator may be seeded inside the network.
+            for tensor in _tensors(result):
+                tensor.copy_(tensor.flatten().flip(0).view_as(tensor))
+
+    @contextmanager
+    def drawn_elsewhere(self) -> Iterator[None]:
+        """Note draws from the generators of Python and numpy, and let them begin with an extreme."""
+        if self.fill is not None:
+            word = _HIGHEST_WORD if self.fill else _LOWEST_WORD
+            version, words, gauss = random.getstate()
+            random.setstate((version, (word,) * _EXTREME_WORDS + words[_EXTREME_WORDS:-1] + (0,), gauss))
+            kind, keys, _, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+            keys = np.concatenate([np.full(_EXTREME_WORDS, word, dtype=keys.dtype), keys[_EXTREME_WORDS:]])
+            np.random.set_state((kind, keys, 0, has_gauss, cached))  # noqa: NPY002
+        before = _state_elsewhere()
+        try:
+            yield
+        finally:
+            after = _state_elsewhere()
+            self.draws += [name for name in before if before[name] != after[name]]
+
+
+def _state_elsewhere() -> dict[str, Any]:
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {"random": random.getstate(), "numpy.random": (keys.tobytes(), *rest)}
 
 
 def _arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,11 +229,17 @@ def _arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dic
     return {**defaults, **{one.name: value for one, value in zip(names, args, strict=False)}, **kwargs}
 
 
-def watching() -> tuple[_Watch, Callable[[], Any]]:
-    """A record of forward passes, and the context to run them in."""
+def watching(fill: float | None = None) -> tuple[_Watch, Callable[[], AbstractContextManager[None]]]:
+    """A record of forward passes, and the context to run them in.
+
+    Parameters
+    ----------
+    fill : float, optional
+        0 or 1: what draws come to, in place of random numbers between 0 and 1.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    watch = _Watch()
+    watch = _Watch(fill)
 
     class Mode(TorchDispatchMode):
         # Such as flex_attention.
@@ -210,7 +252,12 @@ def watching() -> tuple[_Watch, Callable[[], Any]]:
             watch.note(func, args, kwargs, result)
             return result
 
-    return watch, Mode
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with watch.drawn_elsewhere(), Mode():
+            yield
+
+    return watch, watched
 
 
 def infer_axis(where: str, shape: tuple[int, ...], axes: Axes, size: Sequence[int] | None) -> int | None:

@@ -53,7 +53,16 @@ RANDOM = {
     "a numpy generator of its own": lambda net, h: h + net.numbers.normal(),
     "Python": lambda net, h: h * random.random(),
     "a count of calls": lambda net, h: h + net.calls,
+    "one call in fifty, by Python": lambda net, h: h * (random.random() > 0.02),
+    "one call in fifty, by numpy": lambda net, h: h * (np.random.rand() > 0.02),  # noqa: NPY002
+    # The same at each call, and another for each image of a batch.
+    "a generator seeded inside": lambda net, h: h + 0.1 * torch.randn(h.shape, generator=seeded()),
+    "an order drawn by a seed inside": lambda net, h: h[:, torch.randperm(8, generator=seeded())],
 }
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("way", RANDOM.values(), ids=RANDOM)
@@ -72,6 +81,14 @@ BATCHES = {
     "mean of the batch": lambda net, h: h - h.mean(dim=0),
     "range of the batch": lambda net, h: (h / h.abs().amax() * 127).round(),
 }
+PLACES = {
+    "place in the batch": lambda net, h: h * torch.arange(1, len(h) + 1)[:, None, None, None],
+    "the first image": lambda net, h: torch.cat([h[:1], h[1:] + h[:1]]),
+    "all images before": lambda net, h: h.cumsum(dim=0),
+    "the first half": lambda net, h: torch.cat([h[: len(h) // 2]] * 2),  # as DiT's forward_with_cfg
+    "another order": lambda net, h: torch.cat([h[::2], h[1::2]]),
+    "the last image": lambda net, h: torch.cat([h[:-1], h[-1:] * 2]),
+}
 
 
 @pytest.mark.parametrize("way", BATCHES.values(), ids=BATCHES)
@@ -86,8 +103,60 @@ def test_networks_that_look_at_the_whole_batch(way):
     assert TorchSource(net, "last")(X[:1])["last"].shape == (1, 8)
 
 
+@pytest.mark.parametrize("way", PLACES.values(), ids=PLACES)
+def test_networks_that_look_at_the_place_in_the_batch(way):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="'last' depend on the other images of the batch, or on the place among them"):
+        TorchSource(Way(way).eval(), "last")(X)
+
+
+def test_images_move_only_to_where_the_conditioning_is_theirs():
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(1, 8, 1)
+            self.last = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x, t, names=None):
+            return self.last(self.a(x) * t[:, None, None, None])
+
+    source = TorchSource(Timed().eval(), "last")
+    given = {"t": np.arange(4, dtype=np.float32), "names": ["a", "b", "c", "d"]}
+    wanted = source.module(torch.from_numpy(X), torch.arange(4.0)).mean(dim=(2, 3)).detach().numpy()
+    np.testing.assert_array_equal(source(X, given)["last"], wanted)
+
+
+def test_buffers_that_count_do_not_reach_the_next_call():
+    class Observed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("highest", torch.zeros(()))
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64), persistent=False)
+            self.a, self.last = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            h = self.a(x)
+            self.calls = self.calls + 1
+            self.highest.data.copy_(torch.maximum(self.highest, h.abs().amax() / 1e6))
+            return self.last(h / (1 + self.highest) * self.calls)
+
+    net = Observed().eval()
+    before = {name: (buffer, buffer.clone()) for name, buffer in net.named_buffers()}
+    source = TorchSource(net, "last")
+    first, again = source(X), source(X)
+    np.testing.assert_array_equal(first["last"], again["last"])
+    for name, buffer in net.named_buffers():
+        assert buffer is before[name][0] and torch.equal(buffer, before[name][1])
+
+
 def test_draws_that_change_nothing():
-    net = Way(lambda net, h: h + 0 * torch.rand_like(h)).eval()
+    ways = [torch.rand_like, lambda h: torch.randn(h.shape), lambda h: random.random(), lambda h: np.random.rand()]  # noqa: NPY002
+    for draw in ways:
+        net = Way(lambda net, h, draw=draw: h + 0 * draw(h)).eval()
+        wanted = net(torch.from_numpy(X)).mean(dim=(2, 3)).detach().numpy()
+        np.testing.assert_array_equal(TorchSource(net, "last")(X)["last"], wanted)
+    # Operations that draw and compute at once are left as they are: here what they draw is lost again.
+    net = Way(lambda net, h: nn.functional.rrelu(h, training=True)).eval()
     wanted = net(torch.from_numpy(X)).mean(dim=(2, 3)).detach().numpy()
     np.testing.assert_array_equal(TorchSource(net, "last")(X)["last"], wanted)
 

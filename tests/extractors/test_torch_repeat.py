@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from icrkit_extractors._torch_repeat import differs, neighbours, signature
+from icrkit_extractors._torch_repeat import differs, neighbours, places_like_first, signature
 
 
-def test_integers_have_neighbours_too():
+def test_the_first_image_takes_other_places():
+    x = torch.randn(5, 4)
+    moved = neighbours(x, [1, 4])
+    assert torch.equal(moved[[1, 4]], x[[0, 0]]) and not (moved[[0, 2, 3]] == x[[0, 2, 3]]).any()
+    assert torch.equal(neighbours(x)[0], x[0]) and not (neighbours(x)[1:] == x[1:]).any()
+    # Numbers of tokens stay among those that there are.
     tokens = torch.arange(12).reshape(3, 4)
-    assert neighbours(tokens).tolist() == [[0, 1, 2, 3]] * 3
-    x = torch.randn(3, 4)
-    assert torch.equal(neighbours(x)[0], x[0]) and not torch.equal(neighbours(x)[1:], x[1:])
+    assert neighbours(tokens, [2]).tolist() == [[8, 9, 10, 11], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_places_have_the_conditioning_of_the_first():
+    assert places_like_first(1, {}) == [] and places_like_first(2, {}) == [1] and places_like_first(9, {}) == [5, 8]
+    # What has another length, or none, is shared by all images.
+    shared = {"prompt": torch.zeros(1, 4), "t": 3.0, "name": "four", "scale": torch.tensor(2), "by": {"a": 1}}
+    assert places_like_first(4, shared) == [2, 3] == places_like_first(4, {"t": torch.ones(4, 7)})
+    rows = {"t": torch.tensor([1.0, 2, 1, 1, 2]), "y": ["a", "a", "a", "b", "a"]}
+    assert places_like_first(5, rows) == [2] and places_like_first(5, {"t": torch.arange(5)}) == []
 
 
 def test_rounding_is_no_difference():

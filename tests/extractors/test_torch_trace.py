@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from icrkit_extractors import TorchSource
-from icrkit_extractors._torch_trace import _of_view, infer_axis
+from icrkit_extractors._torch_trace import _of_view, infer_axis, watching
 
 
 class Ends(nn.Module):
@@ -197,3 +199,34 @@ def test_networks_of_transformers():
     ):
         got = TorchSource(net, names, output_index=None)(torch.randn(2, 3, 32, 32))
         assert [h.shape[1] for h in got.values()] == widths
+
+
+@pytest.mark.parametrize(("fill", "bounds"), [(0.0, (0, 1e-6)), (1.0, (1 - 1e-6, 1))])
+def test_generators_of_python_and_numpy_begin_with_an_extreme(fill, bounds):
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    watch, watched = watching(fill)
+    with watched():
+        first = [random.random(), np.random.rand(), torch.rand(()).item()]  # noqa: NPY002
+        later = [random.random() for _ in range(20)]
+        # It draws until two of its numbers are neither both 0 nor both near 1.
+        assert np.isfinite(np.random.standard_normal(3)).all()  # noqa: NPY002
+    assert all(bounds[0] <= value <= bounds[1] for value in first) and len(set(later)) > 10
+    assert watch.draws == ["rand", "random", "numpy.random"]
+    watch, watched = watching()
+    with watched():
+        pass
+    assert watch.draws == []
+
+
+def test_other_draws_come_in_the_opposite_order():
+    generator = torch.Generator()
+    wanted = torch.randn(6, generator=generator.manual_seed(0)), torch.randperm(6, generator=generator.manual_seed(1))
+    _, watched = watching(0.0)
+    with watched():
+        got = torch.randn(6, generator=generator.manual_seed(0)), torch.randperm(6, generator=generator.manual_seed(1))
+        h = torch.arange(6.0)
+        # Activations come with the draws of dropout: they are left in their order.
+        kept = F.dropout(h, 0.5, training=True)
+    assert all(torch.equal(one, other.flip(0)) for one, other in zip(got, wanted, strict=True))
+    assert ((kept == 0) | (kept == 2 * h)).all()
