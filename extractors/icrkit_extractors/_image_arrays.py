@@ -231,7 +231,7 @@ def idx_bytes(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     except CubeTooLargeError:
         raise
     except (ValueError, EOFError, OverflowError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: is damaged or no idx file: {error}") from error
+        raise ValueError(f"{path} is damaged, or is not an idx file: {error}") from error
     return shape, np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 

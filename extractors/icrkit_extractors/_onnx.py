@@ -17,6 +17,7 @@ from icrkit_extractors._onnx_file import read_model
 from icrkit_extractors._onnx_graph import Graph, Shape, cut, without_weights
 from icrkit_extractors._onnx_inputs import Constant, Layout, cast, fitted, layouts_of, named, rows_of
 from icrkit_extractors._pool import Pool
+from icrkit_extractors._shapes import shape_words
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -185,7 +186,10 @@ class OnnxSource:
             providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
         for name in providers:
             if name not in available:
-                raise ValueError(f"onnxruntime has no provider {name!r} here; there are {available}")
+                raise ValueError(
+                    f"onnxruntime has no provider {name!r} here; there are {', '.join(available)}. Those "
+                    "of a GPU come with a package of their own: pip install onnxruntime-gpu"
+                )
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         # Threads that spin while they wait take the cores from whatever else runs: 1.4 times slower beside a training.
@@ -277,22 +281,23 @@ class OnnxSource:
             images = self._images_input(open_inputs)
             if images is None:
                 raise ValueError(
-                    f"{takes} and is given images and {list(conditioning)}: exactly one input must be left for the "
-                    f"images, and there are {open_inputs or 'none'} (the noise law gives the conditioning, noise."
-                    "Flow(name=...) by another name; given={NAME: VALUE} holds what is the same for every image)"
+                    f"{takes} and is given images and {', '.join(conditioning) or 'nothing'}: exactly one input must "
+                    f"be left for the images, and there are {', '.join(open_inputs) or 'none'} (the noise law gives "
+                    "the conditioning, noise.Flow(name=...) by another name; given={NAME: VALUE} holds what is the "
+                    "same for every image)"
                 )
             given = {images: x, **conditioning}
         missing = [name for name in open_inputs if name not in given]
         if missing:
             raise ValueError(
-                f"{takes}, and nothing gives {', '.join(map(repr, missing))} beside {list(given)}: a noise law gives "
-                f"its conditioning by the name it is told, such as noise.DDPM(name={missing[0]!r}); "
+                f"{takes}, and nothing gives {', '.join(map(repr, missing))} beside {', '.join(given)}: a noise law "
+                f"gives its conditioning by the name it is told, such as noise.DDPM(name={missing[0]!r}); "
                 f"given={{{missing[0]!r}: VALUE}} holds what is the same for every image"
             )
         # What only the part behind the cut takes is dropped; a name that the model never had is a mistake.
         unknown = set(given) - set(self._graph.inputs) - set(self._inputs)
         if unknown:
-            raise ValueError(f"{takes} and is given {list(given)}")
+            raise ValueError(f"{takes} and is given {', '.join(given)}")
         return {name: given[name] for name in self._inputs if name in given}
 
     def _placed(self, name: str, value: Any) -> np.ndarray:
@@ -312,8 +317,8 @@ class OnnxSource:
         fitting = layouts_of(sizes, image)
         if not fitting:
             raise ValueError(
-                f"{self._where(name)} has the shape {sizes}, and the images are {image} (channel, height, width)"
-                + _way_to(sizes, image)
+                f"{self._where(name)} has the shape {shape_words(sizes)}, and the images are {image} (channel, height, "
+                "width)" + _way_to(sizes, image)
             )
         if len(fitting) == 1:
             return fitting[0]
@@ -321,9 +326,9 @@ class OnnxSource:
         found = told.get(self._graph.feature_axes().get(name))
         if found is None:
             raise ValueError(
-                f"{self._where(name)} has the shape {sizes}, and images of {image} (channel, height, width) fit it "
-                "with the channels first and with the channels last: image_layout='nchw' or image_layout='nhwc' says "
-                "which"
+                f"{self._where(name)} has the shape {shape_words(sizes)}, and images of {image} (channel, height, "
+                "width) fit it with the channels first and with the channels last: image_layout='nchw' or "
+                "image_layout='nhwc' says which"
             )
         return found
 

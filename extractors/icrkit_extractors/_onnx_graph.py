@@ -547,8 +547,8 @@ class Graph:
         else:
             reason = "a module that does nothing, or was merged into another, leaves no trace in the file"
         return (
-            f"{self._where} has no layer {name!r}{hint}; its outputs are {list(self.outputs)}, and available_layers() "
-            f"lists what else there is; {reason}"
+            f"{self._where} has no layer {name!r}{hint}; its outputs are {', '.join(self.outputs)}, and "
+            f"available_layers() lists what else there is; {reason}"
         )
 
     def resolve(self, layers: str | Sequence[str] | None) -> dict[str, str]:

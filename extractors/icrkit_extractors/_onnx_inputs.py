@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from icrkit_extractors._shapes import shape_words
+
 __all__ = ["Constant", "Layout", "cast", "fitted", "layouts_of", "named", "rows_of"]
 
 Layout = Literal["nchw", "nhwc"]
@@ -110,7 +112,9 @@ class Constant:
         inner = tuple(sizes[1:])
         if array.ndim == 0 and sizes:
             if any(not isinstance(size, int) for size in (inner if counts else sizes)):
-                raise ValueError(f"{where} has the shape {list(sizes)}: give an array, a number does not say how long")
+                raise ValueError(
+                    f"{where} has the shape {shape_words(sizes)}: give an array, a number does not say how long"
+                )
             array = np.full(inner if counts else tuple(sizes), array)  # type: ignore[arg-type]
             self.per_image = counts
         elif counts and array.ndim == len(sizes) - 1 and _fits(array.shape, inner):
@@ -118,8 +122,8 @@ class Constant:
         elif counts and array.ndim == len(sizes) and array.shape[0] == 1 and _fits(array.shape[1:], inner):
             array, self.per_image = array[0], True
         elif not (_fits(array.shape, tuple(sizes)) and (not counts or isinstance(sizes[0], int))):
-            wanted = f", one row for all images, {['1', *inner]}," if counts else ""
-            raise ValueError(f"{where} has the shape {list(sizes)}{wanted} and is given {array.shape}")
+            wanted = f", one row for all images, {shape_words(('1', *inner))}," if counts else ""
+            raise ValueError(f"{where} has the shape {shape_words(sizes)}{wanted} and is given {array.shape}")
         self._array = np.array(array, order="C")  # ascontiguousarray would give a number an axis
 
     def __call__(self, n: int) -> np.ndarray:
@@ -154,7 +158,7 @@ def fitted(where: str, sizes: Sizes, value: np.ndarray, n: int, fixed: int | Non
     if value.ndim != len(sizes) or any(
         not is_free and size != got for is_free, size, got in zip(free, sizes, value.shape, strict=True)
     ):
-        raise ValueError(f"{where} has the shape {list(sizes)} and is given {value.shape}")
+        raise ValueError(f"{where} has the shape {shape_words(sizes)} and is given {value.shape}")
     if not shared and len(value) != n:
         raise ValueError(f"{where} is given {len(value)} rows for {n} images")
     return value, not shared
@@ -169,4 +173,4 @@ def rows_of(value: np.ndarray, start: int, size: int) -> np.ndarray:
 
 def named(inputs: Mapping[str, Any]) -> str:
     """Inputs with their shapes and types, for messages."""
-    return ", ".join(f"{name} {list(one.shape)} {one.type[7:-1]}" for name, one in inputs.items())
+    return ", ".join(f"{name} {shape_words(one.shape)} {one.type[7:-1]}" for name, one in inputs.items())

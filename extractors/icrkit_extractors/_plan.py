@@ -58,5 +58,5 @@ def _too_wide(cost: Estimate) -> list[str]:
     return [
         f"hint: ICR needs more images than {cost.n_images} for {name}{others}: {least} for its "
         f"{cost.layers[name]} features at {cost.n_views} views, and several times as many for a sound answer. Fewer "
-        "features: --pool mean or grid:K, or PerView(PCA(k)) afterwards"
+        "features: --pool mean or grid:K, or a PCA afterwards"
     ]

@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 import re
 import shlex
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,8 +28,9 @@ from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, opti
 from icrkit_extractors._checkpoint import stored_step
 from icrkit_extractors._onnx import OnnxSource
 from icrkit_extractors._plan import plan_lines
+from icrkit_extractors._shapes import shape_words
 from icrkit_extractors._steps import steps_of
-from icrkit_extractors.run import estimate, extract, extract_course
+from icrkit_extractors.run import estimate, extract, extract_course, least_images
 
 __all__ = ["main"]
 
@@ -53,7 +56,7 @@ def _pairs(model: tuple[str, ...], checkpoint: tuple[str, ...]) -> list[tuple[st
 
 def _shown(layers: Mapping[str, Any]) -> str:
     width = max(map(len, layers), default=0)
-    rows = (f"{name:{width}}  {'' if shape is None else shape}" for name, shape in layers.items())
+    rows = (f"{name:{width}}  {'' if shape is None else shape_words(shape)}" for name, shape in layers.items())
     return "\n".join(printable(row).rstrip() for row in rows)
 
 
@@ -235,6 +238,8 @@ def main(
     The same command goes on where an interrupted one stopped.
     """
     click.get_current_context().meta["resumable"] = not moments_only  # sums that were in memory begin anew
+    if quiet or not sys.stderr.isatty():  # a log gets no progress bar of transformers either
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     pairs = _pairs(model, checkpoint)
     law = None if noise_text is None else law_of(noise_text)
     pooling: dict[str, Any] = {"pool": pool, "feature_axis": feature_axis}
@@ -416,6 +421,9 @@ def _line(fact: Mapping[str, Any]) -> str:
     return printable(f"{fact['path']}: {held}, {layers}")
 
 
+_LEAST_OF_A_COURSE = 40  # images: two for each of the twenty folds in which a turn is tested
+
+
 def _next(facts: Sequence[Mapping[str, Any]], out: str) -> list[str]:
     """The command that reads what was made, where one does."""
     if "moments" in facts[0]:
@@ -423,12 +431,24 @@ def _next(facts: Sequence[Mapping[str, Any]], out: str) -> list[str]:
     if not all(fact["complete"] for fact in facts):
         return ["other shards are still missing"]
     views, images = (min(fact[name] for fact in facts) for name in ("n_views", "n_images"))
-    if views < 2 or images < 3:
+    if views < 2:
         return []  # a set of features for other commands: no ICR without views
-    where = printable(shlex.quote(out))
     if len(facts) > 2:
-        return [f"next: icrkit course {where}"]
-    # A sweep needs levels between others.
-    command = "sweep" if len(facts[0]["sigmas"]) > 2 else "score" if len(facts) == 1 else "compare"
+        command = "course"
+    elif len(facts[0]["sigmas"]) > 2:  # a sweep needs levels between others
+        command = "sweep"
+    else:
+        command = "score" if len(facts) == 1 else "compare"
+    if command in ("course", "sweep"):
+        least, d = min((least_images(d, views), d) for d in facts[0]["layers"].values())
+        if command == "course":
+            least = max(least, _LEAST_OF_A_COURSE)
+        if images < least:
+            return [
+                f"hint: too few images for icrkit {command}: {count(d, 'feature')} need {count(least, 'image')} of "
+                f"{count(views, 'view')}, and several times as many for a sound answer"
+            ]
+    if command == "course":
+        return [f"next: icrkit course {printable(shlex.quote(out))}"]
     paths = facts[:1] if command == "sweep" else facts
     return [f"next: icrkit {command} {' '.join(printable(shlex.quote(fact['path'])) for fact in paths)}"]

@@ -205,7 +205,7 @@ class Estimate:
         return {name: 16 * self.n_levels * 10 * d**2 for name, d in self.layers.items()}
 
     def least_images(self, layer: str) -> int:
-        """Images below which a layer's ICR has no value: its residual covariance is singular.
+        """Images below which nothing is to be said of a layer's ICR.
 
         Parameters
         ----------
@@ -215,9 +215,14 @@ class Estimate:
         Returns
         -------
         int
-            For two views or more. Several times as many are needed for a sound answer.
+            For two views or more. Four images for each feature are sound.
         """
-        return -(-(self.layers[layer] + 1) // max(1, self.n_views - 1)) + 1
+        return least_images(self.layers[layer], self.n_views)
+
+
+def least_images(n_features: int, n_views: int) -> int:
+    """Images that leave 1.5 residual degrees of freedom for each feature outside a tenth of them, as headlines need."""
+    return max(2, math.ceil((1.5 * n_features / max(1, n_views - 1) + 1) / 0.9 - 1e-9))
 
 
 def estimate(

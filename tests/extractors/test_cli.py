@@ -17,7 +17,9 @@ from click.testing import CliRunner, Result
 from icrkit import Moments, open_cube
 from icrkit.cli import main
 from icrkit.datasets import data_path, load_fashion_images
+from icrkit.readings._evidence import Evidence
 from icrkit_extractors import extract, models, noise, views
+from icrkit_extractors.run import least_images
 
 MODEL = "icrkit_extractors.models.denoiser:SmallUNet"
 WEIGHTS = data_path("fashion_denoiser.npz")
@@ -72,6 +74,7 @@ def test_layers_are_listed_with_shapes(images):
 
 def test_an_onnx_file_needs_no_images_to_be_listed():
     result = icrkit("--family", "onnx", "--model", data_path("fashion_denoiser.onnx"), "--list-layers")
+    assert "(n, 64, 8, 8)" in result.stdout and "(?, 64, 8, 8)" in result.stdout  # not every exporter names its axes
     assert result.exit_code == 0, result.output
     assert any(line.split()[0] == "mid" for line in result.stdout.splitlines())
 
@@ -456,6 +459,8 @@ def test_bad_arguments_end_with_status_2(images, tmp_path, monkeypatch, given, o
 
 
 def test_what_to_do_next_is_what_can_be_done(images, tmp_path):
+    more = tmp_path / "more.npz"
+    np.savez(more, images=load_fashion_images("test").images[:40])
     what = (*NET, "--images", images, "--layers", "mid", "--sigmas", "0.05")
     one = icrkit(*what, "--out", tmp_path / "one view.cube", "--n-views", 1, "--quiet")
     assert one.exit_code == 0 and "next:" not in one.stdout  # sweep needs two
@@ -465,11 +470,26 @@ def test_what_to_do_next_is_what_can_be_done(images, tmp_path):
         (tmp_path / f"net-{step}.npz").write_bytes(Path(WEIGHTS).read_bytes())
     several = [part for step in (1, 2, 3) for part in ("--checkpoint", tmp_path / f"net-{step}.npz")]
     course = icrkit("--family", "module", "--model", MODEL, *several, "--noise", "edm", "--views", "paper",
-                    "--images", images, "--layers", "mid", "--sigmas", "0.05", "--out", tmp_path / "c")  # fmt: skip
+                    "--images", more, "--layers", "mid", "--sigmas", "0.05", "--out", tmp_path / "c",
+                    "--n-views", 4)  # fmt: skip
     assert course.exit_code == 0, course.output
     assert [line for line in course.stdout.splitlines() if line.startswith("next")] == [
         f"next: icrkit course {tmp_path / 'c'}"
     ]
+    again = CliRunner().invoke(main, ["course", str(tmp_path / "c")])
+    assert again.exit_code == 0, again.output
+    # 24 images of 2 views are too few for 64 features.
+    small = icrkit(*what, "--sigmas", "0.05,0.1,0.2", "--out", tmp_path / "small.cube", "--quiet")
+    assert "next:" not in small.stdout
+    assert "hint: too few images for icrkit sweep: 64 features need 108 images of 2 views" in small.stdout
+    refused = CliRunner().invoke(main, ["sweep", str(tmp_path / "small.cube")])
+    assert refused.exit_code == 1 and "m = 23" in refused.stderr
+
+
+@pytest.mark.parametrize("n_views", [2, 3, 8])
+@pytest.mark.parametrize("d", [1, 16, 64, 768])
+def test_images_that_a_hint_asks_for_are_enough_for_a_headline(d, n_views):
+    assert least_images(d, n_views) == Evidence(10, n_views, d).least_images()
 
 
 def test_names_with_control_characters_stay_one_line(images, tmp_path):

@@ -247,7 +247,7 @@ def test_damaged_npz_and_idx(tmp_path, photos, garments):
     raw = bytearray(path.read_bytes())
     raw[-6] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"b\.gz: is damaged or no idx file: .*CRC"):
+    with pytest.raises(ValueError, match=r"b\.gz is damaged, or is not an idx file: .*CRC"):
         open_images(path)
     for name, content, message in (
         ("c", b"hello world", "does not begin as an idx file"),
@@ -257,7 +257,7 @@ def test_damaged_npz_and_idx(tmp_path, photos, garments):
         ("g", gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x01" * 3 + b"\0" * 2), "holds another number"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: is damaged or no idx file: .*{message}"):
+        with pytest.raises(ValueError, match=f"{name} is damaged, or is not an idx file: .*{message}"):
             open_images(tmp_path / name)
 
 

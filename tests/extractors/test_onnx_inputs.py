@@ -114,7 +114,7 @@ def test_a_layout_that_fits_twice_is_asked_for(tmp_path):
 def test_images_that_fit_in_no_layout_name_the_way_out(tmp_path):
     path = write(tmp_path / "a.onnx", [conv()], {"x": (FLOAT, ["n", 3, 8, 8])})
     result = icrkit(path, tmp_path / "a.cube", pixels=images()[:, :, :6, :6])
-    assert result.exit_code == 1 and "['n', 3, 8, 8], and the images are (3, 6, 6)" in result.stderr
+    assert result.exit_code == 1 and "(n, 3, 8, 8), and the images are (3, 6, 6)" in result.stderr
     assert "--size 8 makes them so" in result.stderr
     grey = icrkit(path, tmp_path / "a.cube", pixels=images()[:, :1, :6, :6])
     assert "--size 8, --channels 3 makes them so" in grey.stderr
@@ -225,7 +225,7 @@ def test_constants_from_a_shell(guided, tmp_path):
         (("--set", "given.label=3", "--set", "given.prompt=1"), ("give an array", "words")),
         (("--set", "given.label=0.5", "--set", "given.prompt=[[1, 2]]"), ("takes whole numbers", "0.5")),
         (("--set", "given.label=[1, 2]", "--set", "given.prompt=[[1, 2]]"), ("one row for all images", "(2,)")),
-        (("--set", "given.label=3", "--set", "given.prompt=[1, 2, 3]"), ("['words', 2]", "(3,)")),
+        (("--set", "given.label=3", "--set", "given.prompt=[1, 2, 3]"), ("(words, 2)", "(3,)")),
         (("--set", "given.label=cat", "--set", "given.prompt=[[1, 2]]"), ("takes numbers, or a file .npy", "'cat'")),
         (("--set", "given.label=absent.npy"), ("absent.npy", "No such file")),
         (("--set", "given=3"), ("given", "must map names of inputs to values")),
