@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeModelError
+from icrkit_extractors._frameworks import importing
 from icrkit_extractors._identity import weights_digest
 from icrkit_extractors._streams import normals
 from icrkit_extractors._torch_modules import unwrap
@@ -268,10 +269,8 @@ def open_autoencoder(folder: str | Path, **options: Any) -> Latents:
     MissingDependencyError
         If diffusers is not installed.
     """
-    try:
+    with importing("diffusers", 'open_autoencoder needs diffusers: pip install "icrkit[diffusers]"'):
         from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise MissingDependencyError('open_autoencoder needs diffusers: pip install "icrkit[diffusers]"') from error
     where = Path(folder)
     if not (where / "config.json").is_file() and (where / "vae" / "config.json").is_file():
         where = where / "vae"

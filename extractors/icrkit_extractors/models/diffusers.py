@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icrkit.exceptions import MissingDependencyError, UnsafeModelError
+from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors import noise
 from icrkit_extractors._checkpoint import load_into, read_shards, read_tensors, sha256_of
+from icrkit_extractors._frameworks import importing
 from icrkit_extractors.models._diffusers_calls import CALLS, Null
 from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
@@ -52,11 +53,12 @@ def _place(folder: Path, subfolder: str | None) -> Path:
 
 
 def _import_diffusers() -> Any:
-    try:
+    with importing("diffusers", _NEEDED):
         import diffusers
-    except ImportError as error:
-        raise MissingDependencyError('networks of diffusers need it: pip install "icrkit[diffusers]"') from error
     return diffusers
+
+
+_NEEDED = 'networks of diffusers need it: pip install "icrkit[diffusers]"'
 
 
 def _module(
@@ -71,7 +73,8 @@ def _module(
     diffusers = _import_diffusers()
     import torch
 
-    made = getattr(diffusers, name)
+    with importing("diffusers", _NEEDED):
+        made = getattr(diffusers, name)
     files = [checkpoint] if checkpoint is not None else weight_files(place, "diffusers", variant)
     if not files:
         there = sorted(path.name for path in place.iterdir())

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icrkit.exceptions import MissingDependencyError, UnsafeModelError
+from icrkit.exceptions import UnsafeModelError
 from icrkit_extractors._checkpoint import load_into, read_shards, read_tensors, sha256_of, without_prefix
+from icrkit_extractors._frameworks import importing
 from icrkit_extractors.models._network import Network, frozen
 from icrkit_extractors.models._pretrained import digest, read_config, weight_files
 from icrkit_extractors.noise import Clean
@@ -144,12 +145,10 @@ def load_timm(
     Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
     """
     dtype, name, given = _check(code, dtype), str(model), dict(args or {})
-    try:
+    with importing("timm", 'encoders of timm need it: pip install "icrkit[timm]"'):
         import timm
         import timm.data
         import torch
-    except ImportError as error:
-        raise MissingDependencyError('encoders of timm need it: pip install "icrkit[timm]"') from error
     if ":" in name:
         raise ValueError(f"{name!r} asks for a download: give the name alone, and the file as checkpoint")
     if not timm.is_model(name):
@@ -287,12 +286,11 @@ def load_transformers(
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: wanted a folder as save_pretrained writes it")
     config = read_config(folder / "config.json")
-    try:
+    with importing("transformers", 'encoders of transformers need it: pip install "icrkit[transformers]"'):
         import torch
         import transformers
-    except ImportError as error:
-        raise MissingDependencyError('encoders of transformers need it: pip install "icrkit[transformers]"') from error
-    if config.get("model_type") not in transformers.CONFIG_MAPPING:
+        from transformers import CONFIG_MAPPING, PreTrainedModel  # noqa: F401  (which brings all that a network needs)
+    if config.get("model_type") not in CONFIG_MAPPING:
         hint = "; code in the folder is not run" if "auto_map" in config else ""
         raise ValueError(f"{folder}: transformers has no class for model_type {config.get('model_type')!r}{hint}")
     if (fetched := _asks_for_code(config)) is not None:
