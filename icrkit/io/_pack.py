@@ -49,7 +49,8 @@ def pack(path: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     CubeIncompleteError, CubeCorruptError
         As :func:`icrkit.open_cube`.
     CubeFormatError
-        When `path` is not a store, or `out` is a folder or lies inside a store.
+        When `path` is not a store, or `out` is a folder, lies inside a store, or has an ending by which another kind
+        of file would be read.
     FileExistsError
         When `out` exists and was not made by pack.
     OSError
@@ -75,13 +76,28 @@ def pack(path: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     return out
 
 
+_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
+
+
+def check_ending(out: Path) -> None:
+    """Refuse a name by which the file would not be opened as what it is.
+
+    Raises
+    ------
+    CubeFormatError
+    """
+    if out.suffix.lower() not in _ENDINGS:
+        raise CubeFormatError(f"{out}: expected a name that ends in {', '.join(_ENDINGS)}")
+
+
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse what would be lost, before any work."""
+    """Refuse what would be lost, or not be found again, before any work."""
     if out.is_dir():
         raise CubeFormatError(f"{out} is a folder; pack makes a file")
     store = next((folder for folder in out.resolve().parents if (folder / CONFIG_NAME).is_file()), None)
     if store is not None:
         raise CubeFormatError(f"{out} lies inside the store {store}; choose a place outside")
+    check_ending(out)
     if not out.is_file() or overwrite:
         return
     try:
@@ -89,9 +105,8 @@ def _check_out(out: Path, overwrite: bool) -> None:
     except CubeCorruptError:
         seal = None  # damaged, and of whichever kind
     if seal is None or seal.kind != "cube":
-        raise FileExistsError(
-            errno.EEXIST, "the file exists and is not a whole packed cube; choose another name, or overwrite", str(out)
-        )
+        said = "the file exists and is not a whole packed cube; choose another name, or overwrite=True replaces it"
+        raise FileExistsError(errno.EEXIST, said, str(out))
 
 
 class _Pages(io.RawIOBase):

@@ -9,21 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError
 from icrkit.io._layout import TARGET_BLOCK_BYTES
-from icrkit.io._pack import pack
+from icrkit.io._pack import check_ending, pack
 from icrkit.io._writer import CubeWriter
 
 __all__ = ["save_cube"]
-
-_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 
 
 def save_cube(cube: Cube, path: str | Path) -> Path:
     """Write a cube to one file: see `Cube.save`."""
     out = Path(os.path.abspath(path))
-    if out.suffix.lower() not in _ENDINGS:
-        raise CubeFormatError(f"{path}: expected a name that ends in {', '.join(_ENDINGS)}")
+    check_ending(out)
     kinds = [cube[layer].dtype for layer in cube.layers]
     dtype = np.result_type(*kinds) if all(kind.kind == "f" for kind in kinds) else np.dtype(np.float64)
     image_bytes = cube.n_views * len(cube.sigmas) * sum(cube.n_features.values()) * dtype.itemsize

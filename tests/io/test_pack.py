@@ -93,6 +93,13 @@ class TestPack:
                 pack(source, out, overwrite=overwrite)
         assert files(path) == before
 
+    @pytest.mark.parametrize("name", ["a.npz", "a", "a.zarr", "a.h5.bak"])
+    def test_a_name_by_which_it_would_not_be_read(self, store: Any, tmp_path: Path, files: Any, name: str) -> None:
+        path = store.write(tmp_path / "a.cube")
+        with pytest.raises(CubeFormatError, match=rf"{name}: expected a name that ends in \.h5, \.hdf5, \.nc, \.nc4"):
+            pack(path, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
     def test_sources_that_are_files(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", mid=np.zeros((2, 2, 2)))
         with pytest.raises(CubeFormatError, match="is a file; pack expects a store, a folder with cube"):
