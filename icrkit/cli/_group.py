@@ -147,7 +147,7 @@ def _one_line(error: BaseException, ctx: click.Context) -> str:
     return f"unexpected {type(error).__name__}: {said}; {command} ... shows the traceback"
 
 
-@click.group(cls=_Icrkit, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Icrkit, context_settings={"help_option_names": ["-h", "--help"]}, epilog="To begin with: icrkit demo")
 @click.version_option(__version__, prog_name="icrkit")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

@@ -35,7 +35,7 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(short_help="Metrics of one cube, with intervals.")
 @click.argument("path", type=click.Path())
 @_metric_options
 def score(path: str, as_json: bool, metrics: tuple[str, ...], **options: Any) -> None:
@@ -51,7 +51,7 @@ def score(path: str, as_json: bool, metrics: tuple[str, ...], **options: Any) ->
     say_table(table)
 
 
-@click.command()
+@click.command(short_help="Metrics of several cubes side by side.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_metric_options
 @click.option(

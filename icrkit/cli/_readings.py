@@ -15,7 +15,7 @@ from icrkit.exceptions import CubeFormatError
 __all__ = ["COMMANDS"]
 
 
-@click.command()
+@click.command(short_help="Which noise level and layer are cleanest.")
 @click.argument("path", type=click.Path())
 @click.option("--layer", help="Sweep this layer only.")
 @click.option(
@@ -55,7 +55,7 @@ def sweep(
     say_result(result)
 
 
-@click.command()
+@click.command(short_help="Whether features turned while a network trained.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--criterion",

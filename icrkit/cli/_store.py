@@ -18,7 +18,7 @@ __all__ = ["COMMANDS"]
 _READ = "names, shapes and sizes, no features"
 
 
-@click.command()
+@click.command(short_help="What a cube holds.")
 @click.argument("path", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(path: str, as_json: bool) -> None:
@@ -83,7 +83,7 @@ def pack(path: str, out: str, overwrite: bool) -> None:
     say(io.pack(path, out, overwrite=overwrite))
 
 
-@click.command()
+@click.command(short_help="Mend the manifest of a damaged store.")
 @click.argument("path", type=click.Path())
 def repair(path: str) -> None:
     """Mend the manifest of the store at PATH, and give up blocks that were lost or changed.

@@ -25,6 +25,12 @@ def test_version(icrkit: Run) -> None:
     assert result.exit_code == 0 and ik.__version__ in result.stdout
 
 
+def test_every_command_is_described_in_a_whole_line(icrkit: Run) -> None:
+    shown = icrkit("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert len(lines) == 11 and all(words.endswith(".") and not words.endswith("...") for words in lines.values())
+
+
 def test_sweep(icrkit: Run, store: Path, tmp_path: Path) -> None:
     result = icrkit("sweep", store, "--plot", tmp_path / "a.png", "--report", tmp_path / "a.html")
     assert result.exit_code == 0, result.stderr
