@@ -89,10 +89,11 @@ class TorchSource:
     -----
     The first call runs the network twice more than needed. Once as a whole, to count how often each layer fires, to
     follow the axis of the features through its operations (1 after a convolution, the last after a linear layer, moved
-    by what moves it), and to see whether it draws random numbers. Once more up to the last layer with other images
-    beside the first one and another random state: where the first image's output then differs, by more than 1e-4 of its
-    norm (2e-2 where parts compute in half precision, 1e-8 in float64), the layer is refused. Where the network draws,
-    three passes more show whether the draws reach the layer.
+    by what moves it), and to see whether it draws random numbers, from torch, numpy or Python. Once more up to the last
+    layer with another random state, and with the first image in other places of the batch (of equal conditioning) beside
+    other images: where its output then differs, by more than 1e-4 of its norm (2e-2 where parts compute in half
+    precision, 1e-8 in float64), the layer is refused, or warned of where it is the batch and not chance. Where the
+    network draws, three passes more show whether the draws reach the layer.
 
     Later calls end with the last layer; the modules around it do not return, so forward hooks that others put on those
     do not run. Only networks whose weights accelerate or diffusers bring from elsewhere run to their end. Every call
