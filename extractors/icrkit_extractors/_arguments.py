@@ -34,6 +34,12 @@ def literal(text: str) -> Any:
         return text
 
 
+def item_of(text: str) -> Any:
+    """Which item of an output: a position, a name or a way to it ("1.0"), or a dict of layers to these."""
+    value = literal(text)
+    return text if isinstance(value, float) else value
+
+
 def options_of(texts: Iterable[str], option: str) -> dict[str, Any]:
     """``NAME=VALUE`` as a dict; ``NAME.KEY=VALUE`` is an entry of the dict NAME."""
     given: dict[str, Any] = {}

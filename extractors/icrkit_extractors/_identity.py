@@ -24,7 +24,7 @@ __all__ = ["weights_digest"]
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names and values of a network's ``state_dict`` and of buffers that it leaves out.
+    """SHA-256 over names and values of a network's ``state_dict``, and of parameters and buffers that it leaves out.
 
     Parameters
     ----------
@@ -58,7 +58,9 @@ def weights_digest(module: nn.Module) -> str:
 
     digest, offloaded, missing = hashlib.sha256(), OffloadedWeights(module), []
     held = module.state_dict()
-    further = {name: value for name, value in module.named_buffers() if name not in held}
+    # Buffers that are not persistent, and whatever a network's own state_dict leaves out.
+    own = (*module.named_parameters(), *module.named_buffers())
+    further = {name: value for name, value in own if name not in held}
     for name, value in (*held.items(), *further.items()):
         if isinstance(value, torch.Tensor):
             value = offloaded.value(name, value)

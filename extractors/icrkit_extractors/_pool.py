@@ -166,11 +166,14 @@ class Pool:
         Raises
         ------
         ValueError
-            If the first axis is not the batch, or the shape is not one that ``how`` takes; names layer and shape.
+            If the first axis is not the batch, or the shape is empty or not one that ``how`` takes; names layer and
+            shape.
         """
         shape = tuple(output.shape)
         if not shape or shape[0] != n:
             raise ValueError(f"layer {name!r} gives shape {shape} for {n} images: its first axis must be the image")
+        if 0 in shape:
+            raise ValueError(f"layer {name!r} gives shape {shape}, which holds no number")
         if _is_complex(output):
             parts = [self(name, part, n) for part in (output.real, output.imag)]
             return _joined(parts)

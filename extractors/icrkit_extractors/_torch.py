@@ -50,8 +50,8 @@ class TorchSource:
         "none" flattens, "class" the first token, "patches" the mean of the others, "grid:K" a K x K grid of means.
         A layer that a mapping does not name has "mean".
     output_index : int or str, or mapping of layers or globs to these, optional
-        Which item of an output that is a tuple, a list, a mapping or a dataclass. Only where one item is there (the
-        others None) may it be left out.
+        Which item of an output that is a tuple, a list, a mapping or a dataclass; "1.0" is item 0 of item 1. Only where
+        one tensor is there (beside None) may it be left out.
     device : device, optional
         Where to run; the module is moved there, and stays. Default: where its first parameter is.
     autocast : {"bfloat16", "float16"} or torch.dtype, optional
@@ -90,8 +90,8 @@ class TorchSource:
     The first call runs the network twice more than needed. Once as a whole, to count how often each layer fires, to
     follow the axis of the features through its operations (1 after a convolution, the last after a linear layer, moved
     by what moves it), and to see whether it draws random numbers, from torch, numpy or Python. Once more up to the last
-    layer with another random state, and with the first image in other places of the batch (of equal conditioning) beside
-    other images: where its output then differs, by more than 1e-4 of its norm (2e-2 where parts compute in half
+    layer with another random state, and with the first image in other places of the batch (of the same conditioning)
+    beside other images: where its output then differs, by more than 1e-4 of its norm (2e-2 where parts compute in half
     precision, 1e-8 in float64), the layer is refused, or warned of where it is the batch and not chance. Where the
     network draws, three passes more show whether the draws reach the layer.
 

@@ -17,7 +17,8 @@ def _items(output: object) -> dict[Any, Any] | None:
     if isinstance(output, Mapping):
         return dict(output)
     if isinstance(output, tuple | list):
-        return dict(enumerate(output))
+        names = getattr(output, "_fields", None)
+        return dict(enumerate(output)) if names is None else dict(zip(names, output, strict=True))
     if dataclasses.is_dataclass(output):
         return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     return None
@@ -38,10 +39,40 @@ def shape_of(output: Any) -> Any:
     return tuple(output.shape)
 
 
-def _last_tensor(items: Mapping[Any, Any]) -> Any:
+def _tensors(output: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], torch.Tensor]:
+    """All tensors of an output by the way to them."""
     import torch
 
-    return next((key for key, item in reversed(items.items()) if isinstance(item, torch.Tensor)), 0)
+    if isinstance(output, torch.Tensor):
+        return {path: output}
+    items = _items(output) or {}
+    return {way: found for key, item in items.items() for way, found in _tensors(item, (*path, key)).items()}
+
+
+def _index(path: tuple[Any, ...]) -> Any:
+    """A way to an item, as ``output_index`` says it."""
+    return path[0] if len(path) == 1 else ".".join(map(str, path))
+
+
+def _item(output: Any, index: int | str) -> Any:
+    """One item of an output, or of items inside it, whose names or positions have dots between them.
+
+    Raises
+    ------
+    LookupError
+        If there is no such item.
+    """
+    items = _items(output) or {}
+    if index in items:
+        return items[index]
+    if isinstance(index, str) and "." in index:
+        first, _, rest = index.partition(".")
+        return _item(_item(output, first), rest)
+    if isinstance(index, str) and index.removeprefix("-").isdecimal():
+        index = int(index)
+    if isinstance(index, int):
+        return list(items.values())[index]
+    raise KeyError(index)
 
 
 def _selected(name: str, output: Any, index: int | str | None) -> torch.Tensor:
@@ -65,21 +96,23 @@ def _selected(name: str, output: Any, index: int | str | None) -> torch.Tensor:
         return output
     shapes = ", ".join(f"{key!r}: {shape_of(item)}" for key, item in items.items())
     if index is None:
-        there = [item for item in items.values() if item is not None]
-        if len(there) != 1 or not isinstance(there[0], torch.Tensor):
-            raise ValueError(
-                f"layer {name!r} gives several items, {{{shapes}}}: say which is meant, "
-                f"such as output_index={{{name!r}: {_last_tensor(items)!r}}}"
-            )
-        return there[0]
-    if index in items:
-        item = items[index]
-    elif isinstance(index, int) and -len(items) <= index < len(items):
-        item = list(items.values())[index]
-    else:
-        raise ValueError(f"layer {name!r} has no item {index!r}; it gives {{{shapes}}}")
+        ways = _tensors(output)
+        others = [item for item in items.values() if item is not None and not _tensors(item)]
+        if len(ways) == 1 and not others:
+            return next(iter(ways.values()))
+        last = _index(list(ways)[-1]) if ways else 0
+        raise ValueError(
+            f"layer {name!r} gives several items, {{{shapes}}}: say which is meant, such as "
+            f"output_index={{{name!r}: {last!r}}}"
+        )
+    try:
+        item = _item(output, index)
+    except LookupError:
+        raise ValueError(f"layer {name!r} has no item {index!r}; it gives {{{shapes}}}") from None
     if not isinstance(item, torch.Tensor):
-        raise ValueError(f"item {index!r} of layer {name!r} is not a tensor; it gives {{{shapes}}}")
+        inside = [_index((index, *way)) for way in _tensors(item)]
+        hint = f": say which is meant, such as {inside[-1]!r}" if inside else ""
+        raise ValueError(f"item {index!r} of layer {name!r} is not a tensor; it gives {{{shapes}}}{hint}")
     return item
 
 
@@ -93,7 +126,7 @@ def tensor_of(name: str, output: Any, index: int | str | None) -> torch.Tensor:
     output : object
         What the layer gave.
     index : int or str, optional
-        Which item, where there are several.
+        Which item, where there are several; "1.0" or "a.b" is an item of an item.
 
     Returns
     -------

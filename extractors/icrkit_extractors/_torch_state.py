@@ -236,9 +236,11 @@ def check_ready(module: nn.Module) -> None:
 
 
 def floating_types(module: nn.Module) -> list[torch.dtype]:
-    """Types that the module computes in, in the order of its parameters; float32 where it has none."""
+    """Types that the module computes in, in the order of its parameters, then of its buffers; float32 without any."""
     import torch
 
     known = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    found = dict.fromkeys(parameter.dtype for parameter in module.parameters() if parameter.dtype in known)
-    return list(found) or [torch.float32]
+    parameters = [tensor.dtype for tensor in module.parameters() if tensor.dtype in known]
+    # Frozen weights may be buffers; more often these are tables, whose type says nothing of the input's.
+    buffers = [tensor.dtype for tensor in module.buffers() if tensor.dtype in known]
+    return list(dict.fromkeys([*(parameters or [torch.float32]), *buffers]))

@@ -27,9 +27,13 @@ Axes = frozenset[int]
 _FIRST = ("convolution", "native_group_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm",
           "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update",
           "batch_norm_with_update", "pixel_shuffle", "conv_depthwise3d", "_conv_depthwise2d")  # fmt: skip
-_LAST = ("addmm", "mm", "embedding", "_addmm_activation", "addmv", "linear", "mkldnn_linear", "_int_mm", "_scaled_mm")
-# Products of activations with each other: what their axes mean depends on what they are used for.
-_UNKNOWN = ("bmm", "baddbmm", "as_strided", "unfold", "im2col", "col2im")
+_LAST = ("embedding", "addmv", "linear", "mkldnn_linear")
+# Matrix products, and what their axes are where nothing is known of the operands.
+_PRODUCTS = {
+    **dict.fromkeys(("mm", "addmm", "_addmm_activation", "_int_mm", "_scaled_mm"), frozenset({1})),
+    **dict.fromkeys(("bmm", "baddbmm"), frozenset()),
+}
+_UNKNOWN = ("unfold", "im2col", "col2im")
 _EXTREMES = ("rand", "rand_like", "uniform", "uniform_", "bernoulli", "bernoulli_")
 # Others that give draws alone; what is left (dropout) gives activations.
 _DRAWS = ("randn", "randn_like", "normal", "normal_", "randint", "randint_like", "random_", "randperm", "multinomial",
@@ -40,7 +44,10 @@ _EXTREME_WORDS = 16  # the first eight draws: numpy draws again and again while 
 
 
 def _of_view(before: Sequence[int], after: Sequence[int], axes: Axes) -> Axes:
-    """Axes after a view: those of blocks of equal size that held nothing else."""
+    """Axes after a view: those of blocks of equal size that held nothing else.
+
+    The first axis may join any: heads that were put beside the images come back from there.
+    """
     found: set[int] = set()
     i = j = 0
     while i < len(before) and j < len(after):
@@ -54,11 +61,11 @@ def _of_view(before: Sequence[int], after: Sequence[int], axes: Axes) -> Axes:
                 right *= after[j]
         i, j = i + 1, j + 1
         # Axes of length 1 say nothing.
-        held = [k in axes for k in range(first, i) if before[k] != 1 or i - first == 1]
+        held = [k in axes for k in range(first, i) if i - first == 1 or (before[k] != 1 and (k or 0 in axes))]
         if any(held):
             if not all(held):
                 return frozenset()
-            found.update(k for k in range(second, j) if after[k] != 1 or j - second == 1)
+            found.update(k for k in range(second, j) if j - second == 1 or (after[k] != 1 and k))
     return frozenset(found)
 
 
@@ -69,6 +76,8 @@ def _without(axes: Axes, gone: int) -> Axes:
 def _moved(name: str, given: Mapping[str, Any], source: torch.Tensor, result: torch.Tensor, axes: Axes) -> Axes | None:
     """Axes after an operation that moves them; None for one that does not."""
     n = source.ndim
+    if name == "as_strided":  # as pooling to one value has it, of the same numbers in another format
+        return axes if source.shape == result.shape else frozenset()
     if name == "permute":
         order = [k % n for k in given["dims"]]
         return frozenset(order.index(k) for k in axes)
@@ -122,6 +131,7 @@ class _Watch:
     """Axes of tensors and random operations, as a forward pass meets them."""
 
     def __init__(self, fill: float | None = None) -> None:
+        # Of what comes from the images. What is not here, such as a weight, is the same for all of them.
         self._axes: dict[Any, Axes] = {}
         self.draws: list[str] = []
         # What is drawn in place of random numbers between 0 and 1; None to leave them.
@@ -133,13 +143,30 @@ class _Watch:
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """The network's input, whose channels stand on axis 1."""
-        if x.ndim == 4:
-            self.put(x, frozenset({1}))
+        self.put(x, frozenset({1} if x.ndim == 4 else ()))
         return x
 
     def put(self, tensor: torch.Tensor, axes: Axes) -> None:
         if (key := _key(tensor)) is not None:
-            self._axes[key] = axes
+            # An axis of length 1 holds no features where another does: of (n, 6, c), split in six, c is left.
+            self._axes[key] = frozenset(k for k in axes if tensor.shape[k] != 1) or axes
+
+    def _is_fixed(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is the same for all images."""
+        key = _key(tensor)
+        return key is not None and key not in self._axes
+
+    def _product(self, a: torch.Tensor, b: torch.Tensor) -> Axes:
+        """Axes of a @ b: a free one that held the features, or that of a weight which sums over them."""
+        left, right = a.ndim - 2, a.ndim - 1
+        kept = {left} & self.axes(a) | {right} & self.axes(b)
+        if len(kept) == 1:
+            return frozenset(kept | {k for k in self.axes(a) | self.axes(b) if k < left})
+        if self._is_fixed(a) and left in self.axes(b) and not kept:
+            return frozenset({left})
+        if self._is_fixed(b) and right in self.axes(a) and not kept:
+            return frozenset({right})
+        return frozenset()
 
     def _result(self, name: str, given: Mapping[str, Any], inputs: list[torch.Tensor], result: torch.Tensor) -> Axes:
         if name in _FIRST:
@@ -148,11 +175,10 @@ class _Watch:
             return frozenset({result.ndim - 1})
         if name in ("native_layer_norm", "_fused_rms_norm") and len(given.get("normalized_shape", ())) == 1:
             return frozenset({result.ndim - 1})
-        # One matrix for the whole batch is a layer's weight: a linear layer in another guise.
-        if name == "bmm" and len(inputs[0]) > 1:
-            shared = [tensor.stride(0) == 0 for tensor in inputs[:2]]
-            if any(shared) and not all(shared):
-                return frozenset({1 if shared[0] else 2})
+        if name in _PRODUCTS:
+            # A bias may come first.
+            a, b = inputs[-2:] if "add" in name else inputs[:2]
+            return self._product(a, b) or _PRODUCTS[name]
         if name in _UNKNOWN:
             return frozenset()
         for tensor in inputs:
@@ -174,8 +200,13 @@ class _Watch:
         inputs = _tensors([*args, *kwargs.values()])
         if name in ("copy_", "copy"):
             inputs = inputs[1:]
+        # What is made of nothing may be filled with images later.
+        fixed = bool(inputs) and all(map(self._is_fixed, inputs)) and name not in (*_FIRST, *_LAST)
         for tensor in _tensors(result):
-            self.put(tensor, self._result(name, given, inputs, tensor) if known else frozenset())
+            if fixed:
+                self._axes.pop(_key(tensor), None)
+            else:
+                self.put(tensor, self._result(name, given, inputs, tensor) if known else frozenset())
 
     def drawn(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note an operation that draws, and put an extreme in place of what it drew."""
@@ -260,6 +291,12 @@ def watching(fill: float | None = None) -> tuple[_Watch, Callable[[], AbstractCo
     return watch, watched
 
 
+def _may_be_tokens(count: int, height: int, width: int) -> bool:
+    """Whether patches of one size, or pixels, come to this number."""
+    sides = range(1, min(height, width) + 1)
+    return any((height // side) * (width // side) == count for side in sides if not (height % side or width % side))
+
+
 def infer_axis(where: str, shape: tuple[int, ...], axes: Axes, size: Sequence[int] | None) -> int | None:
     """Axis of the features of a layer's output.
 
@@ -289,10 +326,18 @@ def infer_axis(where: str, shape: tuple[int, ...], axes: Axes, size: Sequence[in
     axes = axes - {0}
     if len(axes) == 1:
         return next(iter(axes))
+    long = [k for k, length in enumerate(shape) if k and length > 1]
+    if len(long) == 1:
+        return long[0]
+    height, width = size or (1, 1)
+    if len(shape) == 3 and size is not None and _may_be_tokens(shape[2], height, width):
+        raise ValueError(
+            f"{where}, from operations that do not show where its features stand, and {shape[2]} may be their number "
+            "or that of the tokens: feature_axis=-1 for (n, token, channel), feature_axis=1 for (n, channel, token)"
+        )
     if len(shape) != 4:
         return None
     # Nothing is known of how it came about: height and width are in the ratio of the input's, the features are not.
-    height, width = size or (1, 1)
     first, last = (math.isclose(a * width, b * height, rel_tol=0.05) for a, b in (shape[2:], shape[1:3]))
     if first != last:
         return 1 if first else 3

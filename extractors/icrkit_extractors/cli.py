@@ -24,7 +24,7 @@ from icrkit._surface import results_alone, worded
 from icrkit._text import count, printable, strict_json
 from icrkit_extractors import images as image_sources
 from icrkit_extractors import models, noise, views
-from icrkit_extractors._arguments import VIEWS, law_of, levels_of, literal, options_of, shard_of, view_of
+from icrkit_extractors._arguments import VIEWS, item_of, law_of, levels_of, options_of, shard_of, view_of
 from icrkit_extractors._checkpoint import stored_step
 from icrkit_extractors._onnx import OnnxSource
 from icrkit_extractors._plan import plan_lines
@@ -162,7 +162,7 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option("--pool", default="mean", show_default=True, help="mean, none, class, patches or grid:K.")
 @click.option("--feature-axis", type=int, help="Axis of the features, where it is neither channel nor token width.")
 @click.option("--n-prefix", type=click.IntRange(0), help="Class and register tokens before the patches.")
-@click.option("--output-index", help="Which item of a layer that gives several.")
+@click.option("--output-index", help="Which item of a layer that gives several; 1.0 is item 0 of item 1.")
 @click.option("--sigmas", help="Noise levels sigma/alpha: 0.05,0.1,0.2 or low:high:count (geometric).")
 @click.option(
     "--noise",
@@ -247,7 +247,7 @@ def main(
         pooling["n_prefix"] = n_prefix
     torch_options = {
         **pooling,
-        "output_index": None if output_index is None else literal(output_index),
+        "output_index": None if output_index is None else item_of(output_index),
         "device": device,
         "autocast": autocast,
         "compile": compiled,

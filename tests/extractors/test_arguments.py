@@ -6,7 +6,7 @@ import click
 import pytest
 
 from icrkit_extractors import noise, views
-from icrkit_extractors._arguments import law_of, levels_of, literal, options_of, shard_of, view_of
+from icrkit_extractors._arguments import item_of, law_of, levels_of, literal, options_of, shard_of, view_of
 
 
 def test_levels_from_text():
@@ -54,3 +54,11 @@ def test_shards():
     for wrong in ("4/4", "-1/4", "1", "1/2/3", "1" * 5000 + "/2"):
         with pytest.raises(click.BadParameter):
             shard_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("1", 1), ("-1", -1), ("1.0", "1.0"), ("sample", "sample"), ("a.b", "a.b"), ("{'mid': '1.0'}", {"mid": "1.0"})],
+)
+def test_items_of_outputs_from_text(text, wanted):
+    assert item_of(text) == wanted and type(item_of(text)) is type(wanted)

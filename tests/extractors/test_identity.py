@@ -84,6 +84,15 @@ def test_buffers_that_a_state_dict_leaves_out_count():
     assert weights_digest(Buffered(1.0)) != weights_digest(Buffered(2.0))
 
 
+def test_parameters_that_a_state_dict_leaves_out_count():
+    class Hidden(nn.Linear):
+        def state_dict(self, *args, **kwargs):
+            return {"weights": "elsewhere"}
+
+    one, other = Hidden(2, 2), Hidden(2, 2)
+    assert weights_digest(one) == weights_digest(copy.deepcopy(one)) != weights_digest(other)
+
+
 def test_types_without_numpys_count():
     half = nn.Linear(2, 2).to(torch.bfloat16)
     before = weights_digest(half)

@@ -9,7 +9,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -324,6 +324,11 @@ class Streams:
     text: Any
 
 
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
 @pytest.mark.parametrize(
     ("give", "index", "wanted"),
     [
@@ -336,6 +341,12 @@ class Streams:
         (lambda x: (3 * x,), None, 3),
         (lambda x: Streams(3 * x, None), None, 3),
         (lambda x: {"h": (x,), "g": 2 * x}, "g", 2),
+        (lambda x: Pair(x, 2 * x), "second", 2),
+        (lambda x: Pair(x, 2 * x), 0, 1),
+        (lambda x: ((3 * x,), None), None, 3),
+        (lambda x: (x, (x, {"h": 2 * x})), "1.1.h", 2),
+        (lambda x: (x, (x, 2 * x)), "1.-1", 2),
+        (lambda x: {"a": {"b": 3 * x}, "a.b": x}, "a.b", 1),
     ],
 )
 def test_items_of_an_output(give, index, wanted):
@@ -354,8 +365,11 @@ def test_items_of_an_output(give, index, wanted):
         (lambda x: (x, x[:, :2]), None, r"layer '0' gives several items, \{0: \(3, 5\), 1: \(3, 2\)\}"),
         (lambda x: (x, x), 2, r"no item 2; it gives \{0: \(3, 5\), 1: \(3, 5\)\}"),
         (lambda x: {"a": x, "b": None}, "c", r"no item 'c'; it gives \{'a': \(3, 5\), 'b': None\}"),
-        (lambda x: (x, (x, x)), 1, r"item 1 of layer '0' is not a tensor; it gives .* 1: \(\(3, 5\), \(3, 5\)\)\}"),
-        (lambda x: ((x, x), None), None, "gives several items"),
+        (lambda x: (x, (x, x)), 1, r"item 1 of layer '0' is not .* 1: \(\(3, 5\), \(3, 5\)\)\}: .* such as '1\.1'"),
+        (lambda x: ((x, x), None), None, r"gives several items, .* such as output_index=\{'0': '0\.1'\}"),
+        (lambda x: (x, (x, x)), "1.2", r"no item '1\.2'; it gives"),
+        (lambda x: (x, "text"), None, r"gives several items"),
+        (lambda x: x[:, :0], None, r"layer '0' gives shape \(3, 0\), which holds no number"),
         (lambda x: "text", None, "gives a str, expected a tensor"),
         (lambda x: x.sum(dim=0), None, r"gives shape \(5,\) for 3 images"),
     ],

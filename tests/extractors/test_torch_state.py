@@ -42,6 +42,23 @@ class Counted(Timed):
         return t.to(self.first.weight.dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_that_are_buffers_have_their_type(dtype):
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.eye(4)[:, :1, None, None].to(dtype))
+            self.last = nn.Identity()
+
+        def forward(self, x):
+            return self.last(nn.functional.conv2d(x, self.weight))
+
+    source = TorchSource(Frozen(), "last")
+    wanted = torch.from_numpy(X).to(dtype).double().mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(source(X)["last"][:, 0], wanted, rtol=1e-5, atol=1e-6)
+    assert source.config()["dtype"] == str(dtype).removeprefix("torch.")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_networks_in_another_precision(dtype):
     torch.manual_seed(0)

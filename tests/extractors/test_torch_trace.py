@@ -40,6 +40,15 @@ def old_attention(net, h):
     return h + net.parts[1](torch.einsum("nts,ncs->nct", weights, v)).view(n, c, height, width)
 
 
+def scores(h):
+    return (h.mT @ h).softmax(dim=-1)
+
+
+def heads(net, h):
+    q = h.flatten(2).mT.unflatten(-1, (2, 4)).transpose(1, 2)
+    return ((q @ q.mT).softmax(dim=-1) @ q).transpose(1, 2).flatten(2)
+
+
 def windows(net, h):
     h = net.parts[0](h.permute(0, 2, 3, 1))
     n, height, width, c = h.shape
@@ -80,6 +89,21 @@ WAYS = {
     "stacked rows": (lambda net, h: torch.stack(list(h.unbind(2)), dim=2), [], FIRST),
     "in place": (lambda net, h: torch.empty_like(h).copy_(h).relu_(), [], FIRST),
     "3-D": (lambda net, h: net.parts[0](h[:, :, None]), [nn.Conv3d(8, 8, 1)], FIRST),
+    "gates": (lambda net, h: net.parts[0](h.mean(dim=(2, 3))).view(-1, 2, 8).chunk(2, dim=1)[0] * h.flatten(2).mT,
+              [nn.Linear(8, 16)], LAST),
+    # Products written out: of a weight from either side, of tokens among themselves with channels on either side.
+    "weight from the left": (lambda net, h: net.parts[0].weight @ h.flatten(2), [nn.Linear(8, 8)], FIRST),
+    "weight from the right": (lambda net, h: h.flatten(2).mT @ net.parts[0].weight, [nn.Linear(8, 8)], LAST),
+    "weight by einsum": (lambda net, h: torch.einsum("dc,nct->ndt", net.parts[0].weight, h.flatten(2)),
+                         [nn.Linear(8, 8)], FIRST),
+    "weight by einsum, tokens": (lambda net, h: torch.einsum("dc,nct->ntd", net.parts[0].weight, h.flatten(2)),
+                                 [nn.Linear(8, 8)], LAST),
+    "mixed tokens": (lambda net, h: torch.einsum("st,nct->nsc", net.parts[0].weight, h.flatten(2)),
+                     [nn.Linear(64, 64)], LAST),
+    "attention, channels first": (lambda net, h: h.flatten(2) @ scores(h.flatten(2)).mT, [], FIRST),
+    "attention of heads": (heads, [], LAST),
+    "pooled to one": (lambda net, h: F.adaptive_avg_pool1d(h.flatten(2), 1), [], FIRST),
+    "attention, channels last": (lambda net, h: scores(h.flatten(2)) @ h.flatten(2).mT, [], LAST),
 }  # fmt: skip
 
 
@@ -145,6 +169,17 @@ def test_operations_of_which_nothing_is_known():
     assert TorchSource(moved, "out")(torch.zeros(2, 3, 6, 12))["out"].shape == (2, 8)
 
 
+def test_tokens_of_which_nothing_is_known():
+    net = Ends(lambda net, h: Foreign.apply(h.flatten(2))).eval()
+    with pytest.raises(
+        ValueError, match=r"'out' gives shape \(2, 8, 36\), .* 36 may be .*feature_axis=-1 .*axis=1 for"
+    ):
+        TorchSource(net, "out")(torch.zeros(2, 3, 6, 6))
+    assert TorchSource(net, "out", feature_axis=1)(torch.zeros(2, 3, 6, 6))["out"].shape == (2, 8)
+    tokens = Ends(lambda net, h: Foreign.apply(h.flatten(2).mT)).eval()
+    assert TorchSource(tokens, "out")(torch.zeros(2, 3, 6, 6))["out"].shape == (2, 8)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "axes", "wanted"),
     [
@@ -158,6 +193,10 @@ def test_operations_of_which_nothing_is_known():
         ((2, 1, 8), (2, 8), {2}, {1}),
         ((2, 8, 1, 1), (2, 8), {1}, {1}),
         ((1, 16, 8), (16, 8, 1), {2}, {1}),
+        # Heads beside the images and back; features first, beside images.
+        ((2, 3, 16, 8), (6, 16, 8), {1, 3}, {0, 2}),
+        ((6, 16, 8), (2, 3, 16, 8), {0, 2}, {1, 3}),
+        ((8, 2, 4), (16, 4), {0}, set()),
     ],
 )
 def test_views(before, after, axes, wanted):
@@ -167,6 +206,9 @@ def test_views(before, after, axes, wanted):
 def test_shapes_that_need_no_axis():
     for shape in ((2, 8), (2,), (2, 1, 1, 1), (2, 5, 5)):
         assert infer_axis("", shape, frozenset(), (8, 8)) is None
+    # One axis alone is long: it has the features.
+    assert infer_axis("", (2, 16, 1), frozenset(), (8, 8)) == 1 == infer_axis("", (2, 16, 1, 1), frozenset(), (8, 8))
+    assert infer_axis("", (2, 1, 16), frozenset(), (8, 8)) == 2
 
 
 def test_networks_of_diffusers():
