@@ -116,11 +116,13 @@ def _checkpoints(paths: Iterable[str]) -> list[Any]:
     for path in map(Path, paths):
         # A store is a folder too.
         inside = [] if (path / "cube.json").exists() else sorted(path.glob("step-*"))
-        inside = [one for one in inside if one.suffix in (".cube", ".h5", ".nc", ".zarr")]
+        inside = [one for one in inside if one.suffix in (".cube", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")]
+        if path.is_dir() and not inside and path.suffix != ".zarr" and not (path / "cube.json").exists():
+            raise CubeFormatError(f"{path} holds no checkpoints: expected cubes step-*.cube or step-*.h5, or one cube")
         for one in inside or [path]:
             cube = open_cube(one)
             if cube.step is None:
-                raise CubeFormatError(f"{one} does not record its training step, attrs['step']: extract with --step")
+                raise CubeFormatError(f"{one} does not record its training step: extract with --step")
             if cube.step in found:
                 raise CubeFormatError(
                     f"step {cube.step} occurs twice, in {found[cube.step][0]} and in {one}: leave one of them out"

@@ -116,7 +116,9 @@ def test_bad_courses_are_one_line(icrkit: Run, assert_one_line: Check, run: Path
     assert_one_line(icrkit("course", run, "--sigma", 0.2), "0.1, 0.3")
     assert_one_line(icrkit("course", tmp_path / "absent"), "absent")
     (tmp_path / "empty").mkdir()
-    assert_one_line(icrkit("course", tmp_path / "empty"), "empty")
+    assert_one_line(icrkit("course", tmp_path / "empty"), "empty holds no checkpoints: expected cubes step-*")
+    first.rename(tmp_path / "empty" / "step-1.txt")  # of another kind
+    assert_one_line(icrkit("course", tmp_path / "empty"), "holds no checkpoints")
 
 
 def test_files_are_looked_at_before_the_work(
