@@ -13,24 +13,35 @@ _WORDS = {
     "step": ("global_?step", "train_?step", "steps?", "iterations?", "iters?", "it"),
     "epoch": ("epochs?", "ep"),
 }
-# A whole number, not the first digits of a decimal one or of one with an exponent.
-_NUMBER = r"(\d+)(?!\d|\.\d|e[+-]?\d)"
+# A whole number, perhaps of thousands or millions; not the first digits of a decimal one or of one with an exponent.
+_NUMBER = r"(\d+(?:\.\d+)?[km](?![a-z\d])|\d+(?!\d|\.\d|e[+-]?\d|[km](?![a-z\d])))"
+_UNITS = {"k": 10**3, "m": 10**6}
 _NAMED = {
-    kind: re.compile(rf"(?<![a-z])(?:{'|'.join(words)})[-_=]?{_NUMBER}", re.IGNORECASE)
+    kind: re.compile(rf"(?<![a-z])(?:{'|'.join(words)})[-_=.]?{_NUMBER}", re.IGNORECASE)
     for kind, words in _WORDS.items()
 }
-# Numbers that are no steps: decimal ones, such as a loss or the rate of an average.
-_DECIMAL = re.compile(r"\d*\.\d+(?:e[+-]?\d+)?|\d+e[+-]?\d+", re.IGNORECASE)
+_SOLE = re.compile(_NUMBER, re.IGNORECASE)
+# Numbers that are no steps: decimal ones, such as a loss or the rate of an average, and those of processes and parts.
+_OTHER = re.compile(
+    r"(?:rank|shard|part|worker)[-_=]?\d+|\d+[-_]of[-_]\d+|\d+\.\d+(?:e[+-]?\d+|(?![\dkm]))|(?<![a-z\d])\.\d+|\d+e[+-]?\d+",
+    re.IGNORECASE,
+)
 # A folder's number counts where it is the name, or stands behind one of these: run3/model.pt has no step.
-_FOLDER = re.compile(rf"(?:(?:checkpoint|ckpt|snapshot|model)[-_=]?)?{_NUMBER}", re.IGNORECASE)
+_FOLDER = re.compile(rf"(checkpoint[-_=]?|ckpt[-_=]?|snapshot[-_=]?|model[-_=]?|){_NUMBER}", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|bin|npz|safetensors|pkl|onnx|tar)$", re.IGNORECASE)
 # What Lightning adds where a name is taken.
 _VERSION = re.compile(r"-v\d+$")
 
 
+def _value(number: str) -> int:
+    """A number as it is written: 500, 100k, 1.5M."""
+    unit = _UNITS.get(number[-1].lower())
+    return int(number) if unit is None else round(float(number[:-1]) * unit)
+
+
 def _in_words(name: str, path: str) -> tuple[str, int] | None:
     for kind, pattern in _NAMED.items():
-        numbers = sorted({int(number) for number in pattern.findall(name)})
+        numbers = sorted({_value(number) for number in pattern.findall(name)})
         if len(numbers) > 1:
             raise ValueError(f"{path} names several {kind}s, {numbers}: give --step once for each checkpoint")
         if numbers:
@@ -38,23 +49,36 @@ def _in_words(name: str, path: str) -> tuple[str, int] | None:
     return None
 
 
+def _in_folders(path: str) -> tuple[str, int, bool] | None:
+    """Kind and number of the nearest folder that has one, and whether it is called a step or a checkpoint."""
+    # Two folders up: checkpoint-500/unet/model.safetensors.
+    for folder in reversed(Path(path).parts[:-1][-2:]):
+        folder = _VERSION.sub("", _SUFFIX.sub("", folder))
+        if (found := _in_words(folder, path)) is not None:
+            return *found, True
+        if (whole := _FOLDER.fullmatch(folder)) is not None:
+            return "step", _value(whole[2]), whole[1][:1].lower() in ("c", "s")
+    return None
+
+
 def _in_name(path: str) -> tuple[str, int] | None:
     """Kind and number of the step in a path; None where there is none."""
-    *folders, name = Path(path).parts or ("",)
-    name = _VERSION.sub("", _SUFFIX.sub("", name))
+    name = _VERSION.sub("", _SUFFIX.sub("", Path(path).name))
     named = _in_words(name, path)
     if named is not None:
         return named
-    numbers = re.findall(r"\d+", _DECIMAL.sub(" ", name))
+    numbers = _SOLE.findall(_OTHER.sub(" ", name))
+    above = _in_folders(path)
     if len(numbers) == 1:
-        return "step", int(numbers[0])
-    # Two folders up: checkpoint-500/unet/model.safetensors.
-    for folder in reversed(folders[-2:]):
-        folder = _VERSION.sub("", _SUFFIX.sub("", folder))
-        whole = _FOLDER.fullmatch(folder)
-        found = _in_words(folder, path) or (None if whole is None else ("step", int(whole[1])))
-        if found is not None:
-            return found
+        # A model's own number may stand beside the step: checkpoint-500/model_2.pt.
+        if above is not None and above[2] and above[:2] != ("step", _value(numbers[0])):
+            raise ValueError(
+                f"{path} has the {above[0]} {above[1]} in the name of its folder, and {numbers[0]} in its own: give "
+                "--step once for each checkpoint"
+            )
+        return "step", _value(numbers[0])
+    if above is not None:
+        return above[:2]
     if numbers:
         raise ValueError(
             f"{path} has several numbers in its name, {', '.join(numbers)}, and none is called a step: give --step "
@@ -74,8 +98,9 @@ def steps_of(
         Steps in the order of the checkpoints; may be empty.
     paths : sequence of str
         Checkpoints. A number that is called a step (or iteration) counts before one that is called an epoch, and that
-        before a sole number. Decimal numbers (a loss), the version that Lightning adds and, where the file has no
-        number, names of folders other than a step's do not count.
+        before a sole number; 500k and 1.5M are thousands and millions. Decimal numbers (a loss), the version that
+        Lightning adds, numbers of processes and shards and, where the file has no number, names of folders other than a
+        step's do not count.
     stored : callable (path) -> int or None
         Step that a checkpoint holds, for names without one.
 

@@ -32,6 +32,16 @@ from icrkit_extractors._steps import steps_of
         ("otcfm_cifar10_weights_step_400000.pt", 400000),  # torchcfm
         ("global_step=77.ckpt", 77),
         ("steps-00000007.safetensors", 7),
+        ("ckpt-900k.pt", 900_000),
+        ("1M/ema.pt", 1_000_000),
+        ("net_1.5M_ema0.9999.pt", 1_500_000),
+        ("resnet4k_step100.pt", 100),
+        ("step.100.pt", 100),
+        ("ckpt.000200.pt", 200),
+        ("global_step1000/mp_rank_00_model_states.pt", 1000),  # DeepSpeed
+        ("checkpoint-500/pytorch_model-00001-of-00002.bin", 500),
+        ("checkpoint-500/checkpoint-500.pt", 500),
+        ("model2/seed_100.pt", 100),
     ],
 )
 def test_names_of_trainers(name, step):
@@ -47,6 +57,8 @@ def test_names_of_trainers(name, step):
         ("edm-cifar10-32x32.pkl", "several numbers in its name, 10, 32, 32, and none is called a step"),
         ("model_v2_1000.pt", "several numbers"),
         ("step_100_step_200.pt", r"several steps, \[100, 200\]"),
+        ("checkpoint-500/model_2.pt", "has the step 500 in the name of its folder, and 2 in its own"),
+        ("epoch_7/ema_3.pt", "has the epoch 7 in the name of its folder, and 3 in its own"),
     ],
 )
 def test_what_is_not_certain_is_refused(name, said):
