@@ -19,6 +19,7 @@ import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
 from icrkit_extractors._checkpoint_entries import network_under
+from icrkit_extractors._checkpoint_globals import HARMLESS
 from icrkit_extractors._state_dict import load_into, under_prefix, without_prefix
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def reason(error: Exception) -> str:
 
 
 def _read_torch(path: Path) -> Any:
-    """What torch.save wrote: tensors, containers of them, and the Namespace of a training script's arguments."""
+    """What torch.save wrote: tensors, containers of them, and the plain values that training scripts keep beside."""
     torch = import_torch(path)
     try:
         zipped = zipfile.is_zipfile(path)
@@ -138,7 +139,7 @@ def _read_torch(path: Path) -> Any:
             # torch compresses nothing, so what unfolds was not written by it.
             if declared > size:
                 raise UnsafeModelError(f"{path} has {size} bytes and declares {declared}")
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnsafeModelError:
         raise
@@ -193,8 +194,8 @@ def read_tensors(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     FileNotFoundError
         If there is no such file.
     UnsafeModelError
-        If the file holds more than tensors, containers, numbers, strings and an ``argparse.Namespace``; if it is
-        truncated; if it, or a tensor, declares more than it holds.
+        If the file holds more than tensors, containers, numbers (also of numpy), strings, paths and an
+        ``argparse.Namespace``; if it is truncated; if it, or a tensor, declares more than it holds.
     ValueError
         If the kind of file is not known, or ``key`` does not single out a dict of tensors; lists the keys there are.
     MissingDependencyError

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icrkit_extractors._checkpoint_globals import Unread
 from icrkit_extractors._state_dict import without_prefix
 
 if TYPE_CHECKING:
@@ -103,6 +104,15 @@ def _under(value: Any, key: str) -> Any:
     return None
 
 
+def _arrays(content: Any) -> str:
+    """A hint where the weights may be arrays, at the top or one step below."""
+    values = list(content.values()) if isinstance(content, Mapping) else []
+    inside = [item for value in values if isinstance(value, Mapping) for item in value.values()]
+    if any(isinstance(value, Unread) for value in (*values, *inside)):
+        return "; arrays of numpy are not read from a file of torch.save: save them by numpy.savez, as .npz"
+    return ""
+
+
 def _near(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     return f" (nearest: {', '.join(map(repr, near))})" if near else ""
@@ -157,10 +167,13 @@ def network_under(content: Any, key: str | None, path: Path) -> dict[str, Tensor
                 f"{path} has nothing under {rest!r}{_near(rest, tops)} in {entry!r}, whose names begin with "
                 f"{', '.join(tops[:_MOST_SHOWN])}"
             )
-        raise ValueError(f"{path} has no dict of tensors under {key!r}{_near(key, found)}; there are {_shown(found)}")
+        arrays = "" if found else _arrays(content)
+        raise ValueError(
+            f"{path} has no dict of tensors under {key!r}{_near(key, found)}; there are {_shown(found)}{arrays}"
+        )
     if len(found) == 1:
         return _tensors(_under(content, found[0]) if found[0] else content)
     if found:
         raise ValueError(f"{path} holds several networks: {_shown(found)}; choose one, such as key={found[-1]!r}")
-    keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(f"{path} holds no dict of named tensors; it holds {keys}")
+    keys = _shown(sorted(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"{path} holds no dict of named tensors; it holds {keys}{_arrays(content)}")

@@ -20,6 +20,8 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", 
 _MODULE = "module"
 # Names that hold an average of the weights: whether it or the weights are meant is never decided here.
 _AVERAGE = re.compile(r"(^|[._])ema([._]|$)")
+# What CompVis' LitEma keeps beside the average.
+_LIT_EMA = {"decay", "num_updates"}
 # weight_norm of before and after it became a parametrisation.
 _NORMS = (
     (re.compile(r"parametrizations\.(\w+)\.original0$"), r"\1_g"),
@@ -169,6 +171,8 @@ def _named_as(own: Iterable[str], tensors: Mapping[str, Tensor], path: str | Pat
         held = {read(name): value for name, value in tensors.items()}
         if len(wanted) < len(own) or len(held) < len(tensors):
             continue
+        if read is _without_dots:
+            held = {name: value for name, value in held.items() if name in wanted or name not in _LIT_EMA}
         if held.keys() == wanted.keys():
             return {wanted[name]: value for name, value in held.items()}
         prefixes = [

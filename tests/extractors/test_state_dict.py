@@ -112,6 +112,15 @@ def test_an_average_is_never_left_out_in_silence(tmp_path):
     assert same(load(tmp_path, content, "state_dict.model_ema"), Net(2))
 
 
+def test_an_average_of_the_network_itself_has_no_prefix_left(tmp_path):
+    squashed = {f"model_ema.{name.replace('.', '')}": value for name, value in Net(2).state_dict().items()}
+    squashed |= {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(3)}
+    content = named(Net(1), "model.{}".format) | squashed
+    assert same(load(tmp_path, content, "model_ema"), Net(2)) and same(load(tmp_path, content, "model"), Net(1))
+    with pytest.raises(ValueError, match="too many"):
+        load(tmp_path, squashed | {"model_ema.rest": torch.ones(2)}, "model_ema")
+
+
 def test_a_list_of_parameters(tmp_path):
     shadow = [value.clone() for value in Net(2).parameters()]
     content = {"model": Net(1).state_dict(), "ema": {"decay": 0.99, "shadow_params": shadow, "collected": None}}
