@@ -21,6 +21,7 @@ from icrkit.plot._style import (
     log_x,
     plain,
     pyplot,
+    text_width,
 )
 from icrkit.readings._reading import criterion_of
 
@@ -296,11 +297,19 @@ def _fraction(ax: Any, x: float) -> float:
     return float(ax.transAxes.inverted().transform(ax.transData.transform((x, 0.0)))[0])
 
 
+_AXES_SHARE = 0.85  # of its place that an axis keeps beside its numbers and the names of curves
+
+
 def _mark_untrained(ax: Any, start: float, stop: float, words: str) -> None:
     ax.axvspan(start, stop, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
     if words:
+        left, right = _fraction(ax, start), _fraction(ax, stop)
+        x, side = (left + right) / 2, "center"
+        if (right - left) * _AXES_SHARE * ax.get_window_extent().width < text_width(ax, words):
+            # Wider than what it names: from the outer end on, so that it covers no numbers and no names of curves.
+            x, side = (left + 0.01, "left") if left < 0.5 else (right - 0.01, "right")
         ax.text(
-            (_fraction(ax, start) + _fraction(ax, stop)) / 2, 0.975, words, transform=ax.transAxes, ha="center",
+            x, 0.975, words, transform=ax.transAxes, ha=side,
             va="top", fontsize=SMALL_TEXT, color=MUTED, linespacing=1.15,
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip

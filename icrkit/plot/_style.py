@@ -61,6 +61,14 @@ def dress(ax: Any, title: str) -> None:
     ax.set_facecolor("none")
 
 
+def text_width(ax: Any, words: str) -> float:
+    """Pixels that the longest line of a small text takes, however the figure is laid out."""
+    from matplotlib.textpath import TextPath
+
+    points = max(TextPath((0, 0), line, size=SMALL_TEXT).get_extents().width for line in words.split("\n"))
+    return float(points * ax.figure.dpi / 72)
+
+
 def log_x(ax: Any, values: Any) -> None:
     """A logarithmic x axis for what is drawn, which begins at 0 where that is among the values and never below."""
     values = np.asarray(values, dtype=np.float64)

@@ -19,7 +19,7 @@ from icrkit.plot._style import save_figure
 from icrkit.readings._course import TrainingCourse
 from icrkit.readings._evidence import Evidence
 from icrkit.report._figure import figure
-from icrkit.report._words import TERMS, capital, interval, listed, number, share, with_unit
+from icrkit.report._words import TERMS, capital, interval, level_words, listed, number, share, with_unit
 
 __all__ = ["Course", "Series"]
 
@@ -372,7 +372,7 @@ class Course:
             return []
         law = self.attrs.get("noise")
         trained = law.get("trained_range") if isinstance(law, dict) else None
-        words = f"The call is made at σ = {self.course.sigma_:g}, of these levels "
+        words = f"The call is made at σ = {level_words(self.course.sigma_)}, of these levels "
         if trained is None:
             return [f"{words}the middle one: what noise the training draws is not recorded."]
         return [f"{words}the nearest to the middle of the noise that training draws ({np.sqrt(np.prod(trained)):.2g})."]
@@ -537,7 +537,7 @@ class Course:
             moved = "-" if level["best_step"] == self.steps[-1] or np.isnan(relative) else share(relative)
             steps = [level[f"{of}{what}"] for of in ("", "other_") for what in ("best_step", "turned_at")]
             best, called, other_best, other_called = ("-" if step is None else str(step) for step in steps)
-            rows.append((level["layer"], f"{level['sigma']:g}", best, called, moved, other_best, other_called))
+            rows.append((level["layer"], level_words(level["sigma"]), best, called, moved, other_best, other_called))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
             "   ".join(cell.rjust(width) if k else cell.ljust(width) for k, (cell, width) in enumerate(pairs))
@@ -660,7 +660,7 @@ def _recorded(cubes: Sequence[Cube], steps: ArrayLike, alike: dict[str, Any]) ->
 
 
 def _at_level(sigma: float) -> str:
-    return "" if np.isnan(sigma) else f" at noise level σ = {sigma:g}"
+    return "" if np.isnan(sigma) else f" at noise level σ = {level_words(sigma)}"
 
 
 def _counted(things: Sequence[Any], name: str) -> str:

@@ -17,7 +17,7 @@ from icrkit.plot import SpectrumDisplay
 from icrkit.report._course import Course
 from icrkit.report._figure import inline_svg, png_uri
 from icrkit.report._sweep import Sweep
-from icrkit.report._words import TERMS, capital, number, share
+from icrkit.report._words import TERMS, capital, level_words, number, share
 
 __all__ = ["Examples", "Samples", "write_report"]
 
@@ -152,7 +152,7 @@ def _drawing(
 
 def _sweep_parts(sweep: Sweep, examples: Examples | None) -> dict[str, Any]:
     height = sum(sweep.panels)
-    chosen = f"{sweep.window.best_layer_} at σ = {sweep.window.best_sigma_:g}"
+    chosen = f"{sweep.window.best_layer_} at σ = {level_words(sweep.window.best_sigma_)}"
     return {
         "outside": not bool(sweep.curve["trained"].all()),
         "curve": _drawing(
@@ -232,7 +232,7 @@ def _level(course: Course, level: dict[str, Any]) -> dict[str, Any]:
         **level,
         "headline": (level["layer"], level["sigma"]) == (course.course.layer_, course.course.sigma_)
         or (level["layer"] == course.course.layer_ and len(course.sigmas) == 1),
-        "sigma_words": "" if np.isnan(level["sigma"]) else f"{level['sigma']:g}",
+        "sigma_words": "" if np.isnan(level["sigma"]) else level_words(level["sigma"]),
         "points": " ".join(points),
         "dot": points[next(k for k, row in enumerate(rows) if row["best"])].split(","),
         "fall_words": "–" if level["best_step"] == course.steps[-1] else share(level["relative_fall"]),

@@ -19,7 +19,7 @@ from icrkit.readings import SemanticWindow
 from icrkit.readings._evidence import Evidence
 from icrkit.readings._reading import criterion_of
 from icrkit.report._figure import figure
-from icrkit.report._words import TERMS, capital, interval, listed, number, with_unit
+from icrkit.report._words import TERMS, capital, interval, level_words, listed, number, with_unit
 
 __all__ = ["Sweep"]
 
@@ -148,7 +148,7 @@ class Sweep:
             what = "is cleaner" if clean else "tells more about its images"
             return f"No noise level can be named at which layer {layer} {what} than at any other"
         what = "is cleanest" if clean else "tells most about its images"
-        return f"Layer {layer} {what} at noise level σ = {self.window.best_sigma_:g}"
+        return f"Layer {layer} {what} at noise level σ = {level_words(self.window.best_sigma_)}"
 
     @property
     def evidence(self) -> Evidence:
@@ -187,11 +187,11 @@ class Sweep:
             low, high = (best[name] for name in _ENDS[self.criterion])
             nothing = "1 is residual only" if self.criterion == "icr" else "0 is nothing"
             said.append(
-                f"{capital(term.name)} is {term.best} at σ = {self.window.best_sigma_:g}, "
+                f"{capital(term.name)} is {term.best} at σ = {level_words(self.window.best_sigma_)}: "
                 f"{with_unit(best[self.criterion], self.criterion)}, {self.confidence:.0%} interval "
-                f"{interval(low, high, self.criterion)}, where {nothing}: over "
-                f"{count(int(self.curve['trained'].sum()), 'level')} no more than chance. Either the noise hides the "
-                "images, or views of different images stand together."
+                f"{interval(low, high, self.criterion)}, where {nothing}. Over "
+                f"{count(int(self.curve['trained'].sum()), 'level')} that is no more than chance. Either the noise "
+                "hides the images, or views of different images stand together."
             )
         else:
             levels = listed(self.window.confidence_set_.tolist())
@@ -216,7 +216,11 @@ class Sweep:
         if len(candidates) == 1:
             words += f"With {sure} confidence no other level is better."
         else:
-            words += f"The window is {low:g} alone; " if low == high else f"The window is {low:g} to {high:g}; "
+            words += (
+                f"The window is {level_words(low)} alone; "
+                if low == high
+                else f"The window is {level_words(low)} to {level_words(high)}; "
+            )
             words += f"with {sure} confidence the best level is one of {listed(candidates)}."
         said = [words, self._said_of_the_other()]
         if len(self.layers) > 1:
@@ -253,14 +257,15 @@ class Sweep:
         if best == chosen:
             return f"{words}, and {TERMS[other].best} at the same level."
         there = number(self._at(layer, best)[other], other)
-        return f"{words}, and {TERMS[other].best} at σ = {best:g} ({there})."
+        return f"{words}, and {TERMS[other].best} at σ = {level_words(best)} ({there})."
 
     def _said_of_the_edge(self) -> str:
         """Where the chosen level is the first or last that could be."""
         sigmas = self.curve["sigma"].to_numpy()[self.curve["trained"].to_numpy()]
         lowest = self.window.best_sigma_ == sigmas.min()
         end, beyond = ("lowest", "below") if lowest else ("highest", "above")
-        return f"σ = {self.window.best_sigma_:g} is the {end} level that could be chosen: the best may lie {beyond} it."
+        best = level_words(self.window.best_sigma_)
+        return f"σ = {best} is the {end} level that could be chosen: the best may lie {beyond} it."
 
     def _said_of_layers(self) -> str:
         found = self.window.by_layer_
@@ -268,7 +273,7 @@ class Sweep:
         for layer in self.layers:
             one = found.sel(layer=layer)
             value = with_unit(float(one["information"]), "information")
-            told.append(f"{value} in {layer} at σ = {float(one['best_sigma']):g}")
+            told.append(f"{value} in {layer} at σ = {level_words(float(one['best_sigma']))}")
             if layer != self.window.best_layer_ and bool(one["may_be_best"]):
                 rivals.append(layer)
         words = f"Layers are compared by information, each at its best level: {listed(told, 'and')}. "
@@ -297,7 +302,8 @@ class Sweep:
         if float(top["sigma"]) == self.window.best_sigma_:
             words += ", the highest of all candidates."
         else:
-            words += f"; the highest of all candidates is {float(top['accuracy']):.1%} at {float(top['sigma']):g}."
+            where = level_words(float(top["sigma"]))
+            words += f"; the highest of all candidates is {float(top['accuracy']):.1%} at {where}."
         if layer in self.rank_correlation:
             inside, everywhere = self.rank_correlation[layer]
             words += (
@@ -352,11 +358,11 @@ class Sweep:
         with_accuracy = "accuracy" in self.curve
         lines = [f"layer {layer} ({self.n_features[layer]} features), {self.n_images} images x {self.n_views} views"]
         sure = f"{self.window.confidence:.0%}"
-        head = f"    sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
+        head = f"       sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
         lines.append(head + "   accuracy" * with_accuracy)
         for row in rows:
             mark = "->" if row["chosen"] else " *" if row["in_set"] else "  " if row["trained"] else "()"
-            text = f"{mark} {row['sigma']:>6.4g}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}"
+            text = f"{mark} {level_words(row['sigma']):>9}  {row['icr']:.3f}   {row['low']:.3f} - {row['high']:.3f}"
             nats = (number(row[name], "information") for name in ("information", *_ENDS["information"]))
             text += "   {:>11}   {:>5} - {:<6}".format(*nats) + f"   {row['plugin']:>7.3f}"
             if with_accuracy:

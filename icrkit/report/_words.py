@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["TERMS", "Terms", "capital", "interval", "listed", "number", "share", "with_unit"]
+__all__ = ["TERMS", "Terms", "capital", "interval", "level_words", "listed", "number", "share", "with_unit"]
 
 
 class Terms(NamedTuple):
@@ -73,7 +73,12 @@ def capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def level_words(sigma: float) -> str:
+    """A noise level, to four digits: those between two ends are long numbers."""
+    return f"{sigma:.4g}"
+
+
 def listed(items: Iterable[Any], last: str = "or") -> str:
     """``0.1, 0.3 or 0.6``."""
-    *others, end = (f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+    *others, end = (level_words(item) if isinstance(item, float) else str(item) for item in items)
     return f"{', '.join(others)} {last} {end}" if others else end

@@ -31,9 +31,16 @@ def pages(
     """Of a sweep and a course of real features, and of a course with all there can be on its page."""
     folder = tmp_path_factory.mktemp("pages")
     fashion = Sweep.of(ik.datasets.load_fashion_cube(), criterion="information")
+    # Names as networks have them, levels as steps between two ends, and levels outside training on both sides.
+    made = ik.datasets.make_cube(300, 4, icr=np.linspace(0.9, 0.2, 9) ** 2 + 0.1, sigmas=np.geomspace(0.003, 70, 9))
+    attrs = {"noise": {"name": "EDM", "trained_range": [0.01, 20.0]}}
+    layers = {f"model.diffusion_model.transformer_blocks.{k}.attention.to_out_projection": made["features"].to_numpy()
+              for k in range(2)}  # fmt: skip
+    names = Sweep.of(ik.from_arrays(layers, sigmas=made.sigmas, attrs=attrs))
     digits = Course.of(ik.datasets.load_digits_course())
     return {
         "fashion": write_report(fashion, folder / "fashion.html", examples),
+        "names": write_report(names, folder / "names.html"),
         "digits": write_report(digits, folder / "digits.html"),
         "course": write_report(course, folder / "course.html", samples),
     }
@@ -54,7 +61,7 @@ def opened(browser: Browser, pages: dict[str, Path]) -> Callable[[str, str, bool
 
 
 @pytest.fixture(
-    params=itertools.product(["fashion", "digits", "course"], WIDTHS, [False, True]),
+    params=itertools.product(["fashion", "names", "digits", "course"], WIDTHS, [False, True]),
     ids=lambda way: f"{way[0]}-{way[1]}-{'dark' if way[2] else 'light'}",
 )
 def page(request: pytest.FixtureRequest, opened: Callable[[str, str, bool], Any]) -> Any:

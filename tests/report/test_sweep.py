@@ -213,7 +213,7 @@ def test_features_that_hold_nothing_name_no_level(criterion):
     assert noise.evidence.enough and noise.separates and not noise.holds_images
     assert noise.headline == "At no noise level is layer features shown to hold anything of its images"
     nothing = "1 is residual only" if criterion == "icr" else "0 is nothing"
-    assert f"where {nothing}: over 4 levels no more than chance." in noise.sentences[0]
+    assert f"where {nothing}. Over 4 levels that is no more than chance." in noise.sentences[0]
     assert "->" not in noise.to_text() and not noise.window.has_evidence_
     assert json.loads(noise.to_json())["evidence"]["sufficient"] is False
     # The same views of the same images a little nearer to one another.
