@@ -50,6 +50,12 @@ def explained_call(what: str, way_out: str = "") -> Iterator[None]:
 
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{what} failed {_place(error)}: {error}. What is imported only when the network is called must be "
+            "installed or on PYTHONPATH, or be imported at the head of its file",
+            name=error.name,
+        ) from error
     except (ValueError, OSError, MemoryError, ImportError, Warning, torch.OutOfMemoryError):
         raise
     except Exception as error:

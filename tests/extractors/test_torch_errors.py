@@ -46,6 +46,15 @@ def test_errors_of_the_networks_code_are_one_message(error):
     assert raised.value.__cause__ is error
 
 
+def test_a_module_that_is_missing_when_the_network_runs():
+    missing = ModuleNotFoundError("No module named 'helper'", name="helper")
+    with pytest.raises(
+        ModuleNotFoundError, match=r"Raising failed at test_torch_errors\.py:\d+.*'helper'\. What"
+    ) as raised:
+        TorchSource(Raising(missing), "first")(X)
+    assert raised.value.__cause__ is missing and raised.value.name == "helper"
+
+
 def test_a_class_that_was_not_given():
     with pytest.raises(ValueError, match=r"Conditional failed at test_torch_errors\.py:\d+, in forward: TypeError: "):
         TorchSource(Conditional(), "first")(X)

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from icrkit.exceptions import MissingDependencyError
 from icrkit_extractors._checkpoint import sha256_of
 from icrkit_extractors.models._code_files import imported_files
 
-__all__ = ["checkout", "code_of", "code_record"]
+__all__ = ["checkout", "code_of", "code_record", "importable"]
 
 # Packages whose import name is not the one to install.
 _INSTALLED_AS = {"distutils": "setuptools", "cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
@@ -47,6 +47,101 @@ def _alone(root: Path) -> Iterator[None]:
         sys.modules.update(before)
         sys.path[:] = path
         sys.dont_write_bytecode = silent
+
+
+class _Left(NamedTuple):
+    """A module that a network of the user's own code left in sys.modules, and the digest of its file."""
+
+    module: ModuleType
+    sha256: str
+
+
+# Such a network may import more of its code when it runs.
+_left: dict[str, _Left] = {}
+
+
+def _home(module: ModuleType) -> Path | None:
+    """Where a module lies; None for one that is no file."""
+    place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return Path(place).resolve() if isinstance(place, str) else None
+
+
+def _sha256(module: ModuleType) -> str:
+    home = _home(module)
+    return sha256_of(home) if home is not None and home.is_file() else ""
+
+
+def _forget_changed(root: Path) -> None:
+    """Take a folder's modules out of sys.modules where one of their files is no longer what was imported."""
+    own = {name: left for name, left in _left.items() if (home := _home(left.module)) and home.is_relative_to(root)}
+    if any(_sha256(left.module) != left.sha256 for left in own.values()):
+        for name, left in own.items():
+            del _left[name]
+            if sys.modules.get(name) is left.module:
+                del sys.modules[name]
+
+
+def _in_the_way(root: Path) -> dict[str, ModuleType]:
+    """Modules of other folders that stand for the names of this one's; packages that are installed stay."""
+    own = {child.stem for child in root.iterdir() if child.suffix == ".py" or (child / "__init__.py").is_file()}
+    own |= {top for name in _left if (root / (top := name.partition(".")[0])).is_dir()}
+    found = {}
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        home = _home(module) if top in own and top not in sys.stdlib_module_names else None
+        installed = home is not None and {"site-packages", "dist-packages"} & set(home.parts)
+        if home is not None and not installed and not home.is_relative_to(root):
+            found[name] = module
+    return found
+
+
+@contextmanager
+def importable(folder: Path | None, first: bool = True) -> Iterator[None]:
+    """A folder on the import path, whose modules come before others of their names that were imported earlier.
+
+    Parameters
+    ----------
+    folder : path or None
+        None does nothing.
+    first : bool
+        Whether it comes before all others, or after them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    """
+    if folder is None:
+        yield
+        return
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    root = folder.resolve()
+    _forget_changed(root)
+    hidden = _in_the_way(root)
+    strangers = {name for name, module in hidden.items() if name not in _left or _left[name].module is not module}
+    for name in hidden:
+        del sys.modules[name]
+    before, path, silent = set(sys.modules), list(sys.path), sys.dont_write_bytecode
+    # Bytecode would hide a change within the second in which it was written.
+    sys.dont_write_bytecode = True
+    sys.path.insert(0 if first else len(path), str(root))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, silent
+        for name, module in hidden.items():
+            sys.modules.pop(name, None)
+            _left.pop(name, None)
+            # Of two folders with modules of one name neither stays: a network that imports them late must not get the
+            # other's.
+            if name in strangers:
+                sys.modules[name] = module
+        for name, module in list(sys.modules.items()):
+            home = _home(module) if name not in before and name not in hidden else None
+            if home is not None and home.is_relative_to(root):
+                _left[name] = _Left(module, _sha256(module))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ else was imported before.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ __all__ = ["imported_files"]
 
 # A folder with more is not the code of one network.
 _MOST_FILES = 2000
+_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
 
 def imported_files(main: Path, roots: Sequence[Path]) -> dict[str, str]:
@@ -54,7 +56,10 @@ def _imports(path: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # the import itself has said so
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if (name := _text_of_import(node)) is not None:
+            for root in roots:
+                yield from _files(root, root, name.split("."))
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 for root in roots:
                     yield from _files(root, root, alias.name.split("."))
@@ -70,6 +75,18 @@ def _imports(path: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 # What is imported from a package may be a module of it.
                 for alias in node.names:
                     yield from _files(root, base, [*parts, alias.name])
+
+
+def _text_of_import(node: ast.AST) -> str | None:
+    """A dotted name in a string, as configurations have it, or the string that an import is called with."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
+        return node.value
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        text = node.args[0].value
+        if called in ("import_module", "__import__") and isinstance(text, str) and text.isidentifier():
+            return text
+    return None
 
 
 def _files(root: Path, base: Path, parts: Sequence[str]) -> Iterator[tuple[Path, str]]:

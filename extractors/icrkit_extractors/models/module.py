@@ -5,14 +5,13 @@ Naming it here runs it: it is the user's own code.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from icrkit.exceptions import MissingDependencyError
 from icrkit_extractors import noise as laws
 from icrkit_extractors._checkpoint import load_into, read_tensors, sha256_of
 from icrkit_extractors._torch_errors import explained_call
-from icrkit_extractors.models._checkout import code_of
+from icrkit_extractors.models._checkout import code_of, importable
 from icrkit_extractors.models._network import Network, frozen
 
 if TYPE_CHECKING:
@@ -32,21 +31,6 @@ __all__ = ["load"]
 def _near(name: str, names: Any) -> str:
     near = difflib.get_close_matches(name, list(names), n=2)
     return f" (nearest: {', '.join(near)})" if near else ""
-
-
-@contextlib.contextmanager
-def _importable(folder: Path | None) -> Iterator[None]:
-    """A folder at the head of the import path."""
-    if folder is None:
-        yield
-        return
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))
 
 
 def _of_file(path: Path) -> Any:
@@ -118,6 +102,26 @@ def _law(noise: laws.NoiseLaw | str | None) -> laws.NoiseLaw | None:
     return law
 
 
+def _folder(model: str) -> Path | None:
+    """The folder of the file that ``model`` names; None where it names a module."""
+    place = model.rpartition(":")[0]
+    return Path(place).resolve().parent if place.endswith(".py") and Path(place).is_file() else None
+
+
+def _made(found: Any, model: str, args: dict[str, Any]) -> Any:
+    """What a function or class gives, or the network that it is already."""
+    import torch
+
+    if isinstance(found, torch.nn.Module | Network):
+        if args:
+            raise ValueError(f"{model} is a network already, which takes no args {list(args)}")
+        return found
+    if not callable(found):
+        raise ValueError(f"{model} is a {type(found).__name__}, neither function nor class nor network")
+    with explained_call(f"{model} called with {args}"):
+        return found(**args)
+
+
 def _module(made: Any, model: str) -> nn.Module:
     import torch
 
@@ -182,22 +186,23 @@ def load(
     'icrkit_extractors.models.denoiser:SmallUNet'
     """
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError('a torch module needs torch: pip install "icrkit[torch]"') from error
     model = str(model)
-    # The call too: functions import when they are called.
-    with _importable(None if code is None else Path(code)):
-        found, file = _named(model)
-        if isinstance(found, torch.nn.Module | Network):
-            if args:
-                raise ValueError(f"{model} is a network already, which takes no args {list(args)}")
-            made = found
-        elif callable(found):
-            with explained_call(f"{model} called with {dict(args or {})}"):
-                made = found(**(args or {}))
-        else:
-            raise ValueError(f"{model} is a {type(found).__name__}, neither function nor class nor network")
+    # The call too: functions import when they are called. A file imports what lies beside it, as a script does.
+    with importable(_folder(model), first=False), importable(None if code is None else Path(code)):
+        try:
+            found, file = _named(model)
+            made = _made(found, model, dict(args or {}))
+        except ModuleNotFoundError as error:
+            if error.name is None or "code=" in str(error):
+                raise
+            raise ModuleNotFoundError(
+                f"{model} imports {error.name!r}, which is not here: code=FOLDER says where it lies, or it is to be "
+                "installed",
+                name=error.name,
+            ) from error
     module = _module(made, model)
     own = made if isinstance(made, Network) else Network(module, None)
     # The name of a file's folder differs between machines.

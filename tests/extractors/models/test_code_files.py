@@ -43,6 +43,21 @@ def test_files_that_are_imported_from_the_folder(folder):
     assert imported_files(folder / "unused.py", [folder]) == imported_files(folder / "broken.py", [folder]) == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import importlib\nx = importlib.import_module('unused').x\n", ["unused.py"]),
+        ("x = __import__('unused').x\n", ["unused.py"]),
+        # As configurations name classes.
+        ("target = {'target': 'parts.deep.SCALE'}\n", ["parts/__init__.py", "parts/deep.py"]),
+        ("text = 'unused', 'a sentence. And parts.deep.', 'parts/deep.py'\n", []),
+    ],
+)
+def test_files_that_are_imported_by_a_string(folder, text, found):
+    (folder / "main.py").write_text(text)
+    assert list(imported_files(folder / "main.py", [folder])) == found
+
+
 def test_circles_end(folder):
     (folder / "a.py").write_text("import b\n")
     (folder / "b.py").write_text("import a, b, unused, json, no_such_module\n")

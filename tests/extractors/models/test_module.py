@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,59 @@ def test_code_is_a_folder_to_import_from(tmp_path):
         load("our_more_of_a_test:late", code=tmp_path / "nowhere")
 
 
+def written(folder: Path, scale: float) -> Path:
+    """A network, by its file or by the package, whose numbers come from a module beside it."""
+    (folder / "our_pack").mkdir(parents=True, exist_ok=True)
+    (folder / "our_scale.py").write_text(f"SCALE = {scale}\n")
+    text = (
+        "from torch import nn\nfrom our_scale import SCALE\nclass Net(nn.Identity):\n"
+        f"    def forward(self, x):\n        return super().forward(x) * SCALE * {scale}\n"
+        "def make():\n    return nn.Sequential(Net())\n"
+    )
+    for name in ("net.py", "our_pack/net.py"):
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["{}/net.py:make", "our_pack.net:make"])
+def test_two_folders_with_modules_of_one_name(model, tmp_path):
+    path, before = list(sys.path), set(sys.modules)
+    folders = [written(tmp_path / name, scale) for name, scale in (("a", 2.0), ("b", 3.0), ("c", 5.0))]
+    x = np.ones((2, 1, 4, 4), np.float32)
+    networks = [load(model.format(one), code=one) for one in folders]
+    for network, scale in zip([*networks, load(model.format(folders[0]), code=folders[0])], (2, 3, 5, 2), strict=True):
+        assert (network.source("0")(x)["0"] == scale**2).all()
+    # What has changed in the meantime is imported again; what has not is the same.
+    again = load(model.format(folders[0]), code=folders[0])
+    assert (again.source("0")(x)["0"] == 4).all()
+    written(tmp_path / "a", 7.0)
+    new = load(model.format(folders[0]), code=folders[0])
+    assert (new.source("0")(x)["0"] == 49).all() and new.record["code_files"] != again.record["code_files"]
+    assert sys.path == path
+    for name in set(sys.modules) - before:
+        if name.startswith("our_"):
+            del sys.modules[name]
+
+
+def test_modules_of_the_process_stay_its_own(tmp_path):
+    mine = types.ModuleType("our_scale")
+    mine.__file__ = str(tmp_path / "elsewhere" / "our_scale.py")
+    sys.modules["our_scale"] = mine
+    try:
+        network = load(f"{written(tmp_path / 'a', 2.0)}/net.py:make")
+        assert (network.source("0")(np.ones((2, 1, 4, 4), np.float32))["0"] == 4).all()
+        assert sys.modules["our_scale"] is mine
+    finally:
+        del sys.modules["our_scale"]
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path):
+    network = load(f"{written(tmp_path / 'a', 2.0)}/net.py:make")
+    assert (network.source("0")(np.ones((2, 1, 4, 4), np.float32))["0"] == 4).all()
+    assert list(network.record["code_files"]) == ["our_scale.py"]
+    sys.modules.pop("our_scale", None)
+
+
 def test_weights_from_a_training_checkpoint(file, tmp_path):
     tensors = {"body.weight": torch.full((3, 1, 1, 1), 2.0), "body.bias": torch.zeros(3)}
     torch.save({"ema": {f"module.{k}": v for k, v in tensors.items()}, "step": 3, "model": tensors}, tmp_path / "c.pt")
@@ -170,6 +224,6 @@ def test_a_file_that_is_not_there_and_one_that_fails(tmp_path):
     (tmp_path / "bad.py").write_text("import a_package_that_is_not_there\n")
     before = set(sys.modules)
     # The user's own fault, as it is.
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+    with pytest.raises(ModuleNotFoundError, match=r"bad\.py:Net imports 'a_package_that_is_not_there', .*code=FOLDER"):
         load(f"{tmp_path / 'bad.py'}:Net")
     assert not {name for name in set(sys.modules) - before if "bad" in name}
