@@ -19,18 +19,26 @@ __all__ = ["explained", "explained_call", "misfit", "why_silent"]
 _HERE = str(Path(__file__).parent)
 
 
+def _of_package(file: str) -> bool:
+    """Whether a file is this package's, and not one of its networks, which are networks like others."""
+    return file.startswith(_HERE) and ("models" not in file or Path(file).stem in ("module", "_checkout"))
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return _of_package(frames[-1].filename)
+
+
 def _place(error: BaseException) -> str:
-    """The innermost line of the network's own code: not of torch, not ours."""
+    """The innermost line of the network's own code, not of torch, in words; empty where only this package is met."""
     import torch
 
     foreign = (str(Path(torch.__file__).parent), "<frozen", "<string")
-    frames = traceback.extract_tb(error.__traceback__)
-    # Networks of this package are networks like others.
-    ours = [frame for frame in frames if frame.filename.startswith(_HERE) and "models" not in frame.filename]
-    own = [frame for frame in frames if not frame.filename.startswith(foreign) and frame not in ours]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_package(frame.filename)]
+    own = [frame for frame in frames if not frame.filename.startswith(foreign)]
     if not own:
-        return "inside torch"
-    return f"at {Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name}"
+        return " inside torch" if frames else ""
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name}"
 
 
 def _given(x: Any, conditioning: Mapping[str, Any]) -> str:
@@ -52,17 +60,20 @@ def explained_call(what: str, way_out: str = "") -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{what} failed {_place(error)}: {error}. What is imported only when the network is called must be "
+            f"{what} failed{_place(error)}: {error}. What is imported only when the network is called must be "
             "installed or on PYTHONPATH, or be imported at the head of its file",
             name=error.name,
         ) from error
-    except (ValueError, OSError, MemoryError, ImportError, Warning, torch.OutOfMemoryError):
+    except (ValueError, OSError, MemoryError, ImportError, Warning, torch.OutOfMemoryError) as error:
+        # What this package says in a hook has its place; what the network's code says may not.
+        if not _is_ours(error):
+            error.add_note(f"{what} failed{_place(error)}")
         raise
     except Exception as error:
         if _out_of_memory(error):
             raise
-        said = " ".join(str(error).split())
-        raise ValueError(f"{what} failed {_place(error)}: {type(error).__name__}: {said[:500]}{way_out}") from error
+        said = f": {said[:500]}" if (said := " ".join(str(error).split())) else ""
+        raise ValueError(f"{what} failed{_place(error)}: {type(error).__name__}{said}{way_out}") from error
 
 
 def explained(

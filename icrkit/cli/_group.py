@@ -75,7 +75,8 @@ class _Icrkit(click.Group):
             except BrokenPipeError:
                 drop_output()  # the reader has seen enough (`| head`)
                 raise SystemExit(141) from None
-            except (KeyboardInterrupt, Exception, SystemExit) as error:
+            # Whatever it is: the code of a network may raise what is not an Exception.
+            except BaseException as error:
                 self._end(ctx, error)
                 raise
             return result
@@ -97,7 +98,9 @@ class _Icrkit(click.Group):
             sys.stdout.flush()
         except OSError:
             drop_output()  # a full disk: said below, and not once more at exit
-        raise _BadData(shell_words(_one_line(error, ctx), self._names(ctx))) from error
+        # Where it happened, for an error that says only what.
+        notes = " ".join(f"({' '.join(note.split())})" for note in getattr(error, "__notes__", ()))
+        raise _BadData(shell_words(f"{_one_line(error, ctx)} {notes}".rstrip(), self._names(ctx))) from error
 
     def _names(self, ctx: click.Context) -> dict[str, str]:
         """What the parameters in messages are called in the command that is run."""

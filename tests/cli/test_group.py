@@ -88,6 +88,33 @@ def test_interrupt(icrkit: Run, monkeypatch: pytest.MonkeyPatch, store: Path) ->
     assert "goes on from here" in icrkit("demo").stderr
 
 
+class Cancelled(BaseException):
+    """What some packages raise past every handler of Exception."""
+
+
+@pytest.mark.parametrize("kind", [Cancelled, GeneratorExit])
+def test_whatever_ends_a_command_is_one_line(
+    icrkit: Run, assert_one_line: Check, monkeypatch: pytest.MonkeyPatch, store: Path, kind: type[BaseException]
+) -> None:
+    def end(path: str) -> None:
+        raise kind("over")
+
+    monkeypatch.setattr("icrkit.io.verify", end)
+    assert_one_line(icrkit("verify", store), f"unexpected {kind.__name__}: over")
+
+
+def test_notes_of_an_error_say_where_it_happened(
+    icrkit: Run, assert_one_line: Check, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    def fail(path: str) -> None:
+        error = ValueError("too wide")
+        error.add_note("Net failed at net.py:7,\nin forward")
+        raise error
+
+    monkeypatch.setattr("icrkit.io.verify", fail)
+    assert_one_line(icrkit("verify", store), "too wide (Net failed at net.py:7, in forward)")
+
+
 def test_a_reader_that_leaves_is_no_error(store: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

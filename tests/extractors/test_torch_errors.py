@@ -68,6 +68,19 @@ def test_other_errors_stay_as_they_are(error):
     with pytest.raises(type(error)) as raised:
         TorchSource(Raising(error), "first")(X)
     assert raised.value is error
+    if not isinstance(error, RuntimeError):  # memory has no place
+        assert [note[:32] for note in error.__notes__] == ["Raising failed at test_torch_err"]
+
+
+def test_what_this_package_says_has_no_second_place():
+    with pytest.raises(ValueError, match="'0' gives several items") as raised:
+        TorchSource(nn.Sequential(nn.MaxPool2d(2, return_indices=True)), "0")(X)
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_errors_without_a_word():
+    with pytest.raises(ValueError, match=r"in forward: AssertionError\. It was given"):
+        TorchSource(Raising(AssertionError()), "first")(X)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:DeprecationWarning")

@@ -48,6 +48,9 @@ number = 7
 
 def wrong():
     return [1]
+
+def fails(width):
+    return Net(width)
 """
 
 
@@ -209,6 +212,8 @@ def test_weights_from_a_training_checkpoint(file, tmp_path):
         ("icrkit_extractors.models.denoiser", "neither package.module:function nor path/to/file.py:function"),
         ("icrkit_extractors.models.denoiser:SmalUNet", r"has no 'SmalUNet' \(nearest: SmallUNet"),
         ("icrkit_extractors.nothing:Net", r"there is no module 'icrkit_extractors.nothing' here; code=FOLDER"),
+        ("{file}:Size", r"nets\.py:Size gives a Size; wanted"),
+        ("{file}:fails", r"nets\.py:fails called with \{\} failed: TypeError: fails\(\) missing 1 required"),
         ("{file}:number", "is a int, neither function nor class nor network"),
         ("{file}:wrong", "gives a list; wanted a torch.nn.Module or a Network"),
     ],
