@@ -16,6 +16,7 @@ from icrkit.exceptions import MissingDependencyError, NonFiniteError, UnsafeMode
 from icrkit_extractors._onnx_file import read_model
 from icrkit_extractors._onnx_graph import Graph, Shape, cut, without_weights
 from icrkit_extractors._onnx_inputs import Constant, Layout, cast, fitted, layouts_of, named, rows_of
+from icrkit_extractors._onnx_random import drawing_node, runs_differ
 from icrkit_extractors._pool import Pool
 from icrkit_extractors._shapes import shape_words
 
@@ -96,7 +97,8 @@ class OnnxSource:
     ValueError
         If a layer, pool, provider or input is not one of those there are (the message has the nearest), if a value in
         ``given`` does not fit its input, or if a module does not stand for one tensor: several leave it, or the file
-        does not show where it ended. The message lists the tensors with their shapes.
+        does not show where it ended. The message lists the tensors with their shapes. If an operator on the way to
+        a layer draws at random.
 
     Notes
     -----
@@ -158,6 +160,8 @@ class OnnxSource:
             cut(model, wanted)
             changed = True
         self.n_nodes = (len(model.graph.node), whole)
+        if (draws := drawing_node(model, wanted)) is not None:
+            raise ValueError(self._random(draws))
         if changed:
             data = self._serialised(model)
         del model
@@ -168,6 +172,13 @@ class OnnxSource:
         self._given = self._constants(given or {})
         self._layout = image_layout
         self._axes: dict[str, int] | None = None
+        self._repeated = False
+
+    def _random(self, why: str) -> str:
+        return (
+            f"the layers {list(self.layers)} of {self.path} are random: {why}, so that an image has other features at "
+            "each call. Export the network in evaluation mode, without what it draws, or choose layers before that"
+        )
 
     def __reduce__(self) -> Any:
         # A session cannot be sent to another process; there the file is read and checked again.
@@ -383,8 +394,8 @@ class OnnxSource:
         Raises
         ------
         ValueError
-            If names or shapes of the inputs are not the model's, an input of whole numbers is given others, or a
-            layer's output does not fit the pooling.
+            If names or shapes of the inputs are not the model's, an input of whole numbers is given others, a layer's
+            output does not fit the pooling, or, in the first call, a second run gives something else.
         NonFiniteError
             If a layer holds NaN or infinity; names the layer and the first row.
         """
@@ -402,9 +413,19 @@ class OnnxSource:
         for start in range(0, max(n, 1), max(size, 1)):
             piece = {name: rows_of(value, start, size) if each else value for name, (value, each) in values.items()}
             outputs = dict(zip(wanted, self._session.run(wanted, piece), strict=True))
+            self._check_repeated(piece, outputs)
             for name, tensor in self._tensors.items():
                 pieces[name].append(self._pooled(name, outputs[tensor], size, axes.get(tensor))[: n - start])
         return {name: self._checked(name, np.concatenate(rows)) for name, rows in pieces.items()}
+
+    def _check_repeated(self, piece: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Refuse, at the first call, a model that gives something else when it is run again."""
+        if self._repeated:
+            return
+        for (tensor, one), other in zip(outputs.items(), self._session.run(list(outputs), piece), strict=True):
+            if runs_differ(one, other):
+                raise ValueError(self._random(f"two runs on the same images differ in {tensor!r}"))
+        self._repeated = True
 
     def _checked(self, name: str, features: np.ndarray) -> np.ndarray:
         bad = ~np.isfinite(features).all(axis=1)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from icrkit_extractors._onnx_axes import feature_axes
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-__all__ = ["Graph", "Shape", "cut", "without_weights"]
+__all__ = ["Graph", "Shape", "cut", "needed", "without_weights"]
 
 Shape = tuple[int | str | None, ...]
 
@@ -84,6 +84,36 @@ def _reads(node: NodeProto) -> Iterator[str]:
             yield from (output.name for output in graph.output)
 
 
+def needed(graph: GraphProto, tensors: Sequence[str]) -> tuple[set[int], set[str]]:
+    """Numbers of the nodes that tensors depend on, and names of all tensors on the way.
+
+    Parameters
+    ----------
+    graph : GraphProto
+    tensors : sequence of str
+        Names of tensors of the graph.
+
+    Returns
+    -------
+    set of int
+    set of str
+    """
+    producer = {name: k for k, node in enumerate(graph.node) for name in node.output}
+    nodes: set[int] = set()
+    names: set[str] = set()
+    waiting = list(tensors)
+    while waiting:
+        name = waiting.pop()
+        if name in names:
+            continue
+        names.add(name)
+        k = producer.get(name)
+        if k is not None and k not in nodes:
+            nodes.add(k)
+            waiting.extend(_reads(graph.node[k]))
+    return nodes, names
+
+
 def cut(model: ModelProto, tensors: Sequence[str]) -> None:
     """Leave in ``model`` only what ``tensors`` need, and make them its outputs.
 
@@ -100,19 +130,7 @@ def cut(model: ModelProto, tensors: Sequence[str]) -> None:
     around them.
     """
     graph = model.graph
-    producer = {name: k for k, node in enumerate(graph.node) for name in node.output}
-    nodes: set[int] = set()
-    names: set[str] = set()
-    waiting = list(tensors)
-    while waiting:
-        name = waiting.pop()
-        if name in names:
-            continue
-        names.add(name)
-        k = producer.get(name)
-        if k is not None and k not in nodes:
-            nodes.add(k)
-            waiting.extend(_reads(graph.node[k]))
+    nodes, names = needed(graph, tensors)
 
     def keep(messages: Any, wanted: Callable[[int, Any], bool]) -> None:
         for k in reversed(range(len(messages))):

@@ -154,6 +154,8 @@ def fitted(where: str, sizes: Sizes, value: np.ndarray, n: int, fixed: int | Non
         if (value != value[0]).any():
             raise ValueError(f"{where} is one number for a batch and is given several")
         return value[:1].reshape(sizes), False
+    if value.ndim == 1 < len(sizes) and not shared and all(size == 1 for size in sizes[1:]):
+        value = value.reshape(-1, *[1] * (len(sizes) - 1))
     free = [not isinstance(size, int) or (k == 0 and size == fixed) for k, size in enumerate(sizes)]
     if value.ndim != len(sizes) or any(
         not is_free and size != got for is_free, size, got in zip(free, sizes, value.shape, strict=True)

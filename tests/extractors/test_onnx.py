@@ -363,6 +363,13 @@ def test_whole_times(with_time, kind):
             src(x, {"t": np.array([7, bad], np.float32)})
 
 
+def test_times_in_a_column(with_time):
+    src = with_time(TensorProto.INT64, ["n", 1])
+    x, times = np.zeros((2, 3), np.float32), np.array([7, 999], np.float32)
+    np.testing.assert_array_equal(src(x, {"t": times})["y"][:, 0], [7, 999])
+    np.testing.assert_array_equal(src(x, {"t": times[:, None]})["y"][:, 0], [7, 999])
+
+
 @pytest.mark.parametrize("shape", [[], [1]])
 def test_one_time_for_the_whole_batch(with_time, shape):
     src = with_time(TensorProto.FLOAT, shape)
