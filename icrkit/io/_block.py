@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from icrkit._contract import AXES, feature_dim
 from icrkit.io._layout import Layout
 
-# Superblock 2, object headers with checksums, no time stamps and no "open for writing" mark.
-LIBVER = ("v108", "v108")
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.{:10d}"
 
 
@@ -62,8 +60,23 @@ def in_memory() -> Iterator[tuple[h5py.File, io.BytesIO]]:
     Not by HDF5's own file image: in 1.14 that carries a checksum which the same library refuses to open.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=LIBVER, track_order=False) as file:
+    with create_file(image) as file:
         yield file, image
+
+
+def create_file(target: Any) -> h5py.File:
+    """HDF5 file in an open binary file, whose bytes do not depend on the clock.
+
+    ``h5py.File`` has no option for the root group's time stamps, which HDF5 1.14 writes and 2.0 does not.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    # Superblock 2, object headers with checksums, and no "open for writing" mark.
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, target)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    return h5py.File(h5py.h5f.create(b"in memory", h5py.h5f.ACC_TRUNC, creation, access))
 
 
 def write_frame(

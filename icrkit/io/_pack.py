@@ -15,9 +15,9 @@ import xarray as xr
 
 from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
-from icrkit.io._block import LIBVER, name_dims, write_frame
+from icrkit.io._block import create_file, name_dims, write_frame
 from icrkit.io._durable import new_file, write_all
-from icrkit.io._layout import CONFIG_NAME, Layout, jsonable, read_layout
+from icrkit.io._layout import CONFIG_NAME, Layout, read_layout
 from icrkit.io._reader import open_store
 from icrkit.io._sealed import read_seal, seal_file
 
@@ -175,7 +175,7 @@ def _frame(layout: Layout, dataset: xr.Dataset, rows: int) -> tuple[_Pages, list
     """The file without its features, and where each chunk of them goes: (layer, first image, level, offset)."""
     labels = dataset["labels"].values.tolist() if "labels" in dataset.coords else None
     frame, places = _Pages(), []
-    with h5py.File(frame, "w", libver=LIBVER, track_order=False) as file:
+    with create_file(frame) as file:
         file.attrs[PACK_ATTRIBUTE] = strict_json(layout.to_dict(), indent=None)
         for key, value in layout.attrs.items():
             if isinstance(value, int | float | str):
