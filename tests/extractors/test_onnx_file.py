@@ -77,7 +77,13 @@ def test_values_of_other_types(tmp_path, data_type, values, save_onnx):
     model = onnx.load(path, load_external_data=False)
     model.opset_import[0].version, model.ir_version = 21, 10
     path.write_bytes(model.SerializeToString())
-    np.testing.assert_array_equal(OnnxSource(path, threads=1)(np.zeros((1, 2), np.float32))["y"], [[1, -2]])
+    try:
+        source = OnnxSource(path, threads=1)
+    except UnsafeModelError as error:
+        if "Could not find an implementation for Cast" in str(error):
+            pytest.skip(f"this onnxruntime does not compute with type {data_type}")
+        raise
+    np.testing.assert_array_equal(source(np.zeros((1, 2), np.float32))["y"], [[1, -2]])
 
 
 def test_values_that_only_the_part_behind_the_cut_needs(tmp_path, plus_w, external):

@@ -131,7 +131,7 @@ class TestLaziness:
         size = len(pickle.dumps(cube))
         cube["mid"].values  # noqa: B018
         cube["mid"].load()
-        assert len(pickle.dumps(cube)) == size
+        assert len(pickle.dumps(cube)) < size + 100  # a counter of xarray's may gain a digit
 
     def test_pickles_as_paths(self, tmp_path: Path) -> None:
         from icrkit.io import CubeWriter

@@ -70,7 +70,7 @@ def test_spectrum_equals_scipy(v, d, centering, share, seed):
     np.testing.assert_allclose(directions.T @ invariant @ directions, np.diag(values), atol=1e-8)
     assert (values > -1 / v).all() or share == 0
     est = ik.FisherSpectrum(regularization=share, residual_centering=centering).fit(h)
-    np.testing.assert_allclose(est.eigenvalues_, values, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(est.eigenvalues_, values, rtol=1e-9, atol=1e-11)
     assert est.n_negative_ == (values < 0).sum()
 
 

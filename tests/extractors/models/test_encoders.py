@@ -133,7 +133,9 @@ def test_a_masked_autoencoder_sees_whole_images(transformers, tmp_path, pixels):
 
 
 def test_images_reach_the_encoder_as_its_own_processor_makes_them(transformers, saved, pixels, tmp_path):
-    processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD)
+    # transformers 5 has the name without "Pil" for another one, of torchvision.
+    name = "ViTImageProcessorPil" if int(transformers.__version__[0]) >= 5 else "ViTImageProcessor"
+    processor = getattr(transformers, name)(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD)
     _, module = saved["vit"]
     module.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -196,7 +198,7 @@ def test_weights_that_do_not_fit_are_refused_not_drawn_at_random(saved, tmp_path
     folder, _ = saved["vit"]
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {name: value.clone() for name, value in load_file(tmp_path / "model.safetensors").items()}  # not mapped
     kept = {name: value for name, value in tensors.items() if name != "embeddings.cls_token"}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
