@@ -78,11 +78,13 @@ def test_scikit_learns_own_checks(est, expected):
         by_status.setdefault(result["status"], []).append(result)
     failed = {r["check_name"]: str(r["exception"]) for r in by_status.get("failed", [])}
     assert not failed, failed
-    # One that was expected to fail and passes counts as passed: then it must leave the list.
+    # One that was expected to fail and passes counts as passed: then it must leave the list, but for the one whose
+    # number of rows differs between versions of scikit-learn.
     xfailed = {r["check_name"]: str(r["exception"]) for r in by_status.get("xfail", [])}
-    assert set(xfailed) == set(expected) and len(expected) <= 4
+    assert set(expected) - set(ANOTHER_WIDTH) <= set(xfailed) <= set(expected) and len(expected) <= 4
     if expected is ODD_ROWS:
-        assert all("not a multiple of n_views" in message for message in xfailed.values()), xfailed
+        reasons = [message for name, message in xfailed.items() if name not in ANOTHER_WIDTH]
+        assert all("not a multiple of n_views" in message for message in reasons), reasons
     # Transformers and classifiers have more checks than estimators that only fit and score.
     assert len(by_status["passed"]) + len(xfailed) >= 40
     assert {r["check_name"] for r in by_status.get("skipped", [])} <= {"check_array_api_input"}

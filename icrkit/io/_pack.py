@@ -17,7 +17,7 @@ from icrkit._text import strict_json
 from icrkit.exceptions import CubeCorruptError, CubeFormatError
 from icrkit.io._block import create_file, name_dims, write_frame
 from icrkit.io._durable import new_file, write_all
-from icrkit.io._layout import CONFIG_NAME, Layout, read_layout
+from icrkit.io._layout import CONFIG_NAME, Layout, jsonable, read_layout
 from icrkit.io._reader import open_store
 from icrkit.io._sealed import read_seal, seal_file
 
