@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -21,6 +23,8 @@ from icrkit.plot._style import (
     log_x,
     plain,
     pyplot,
+    shorten_apart,
+    text_points,
 )
 
 __all__ = ["ComparisonCurveDisplay", "ComparisonMapDisplay"]
@@ -206,7 +210,10 @@ class ComparisonMapDisplay:
         written = n_columns <= _MOST_WRITTEN
         if ax is None:
             width = 1.9 + n_columns * (0.5 if written else 0.17)
-            ax = plt.subplots(figsize=(max(width, 4.2), 1.3 + 0.27 * n_metrics), layout="constrained")[1]
+            slant = self._slant() / 72
+            height = 1.3 + 0.27 * n_metrics + slant
+            width += 0.8 * slant / math.tan(math.radians(_ANGLE))  # the last name reaches beyond its columns
+            ax = plt.subplots(figsize=(max(width, 4.2), height), layout="constrained")[1]
         self.ax_, self.figure_ = ax, ax.figure
         space = "\n" if n_columns < _FEW else " "
         dress(ax, f"each metric on its own scale:{space}dark is better, the best level framed")
@@ -271,12 +278,31 @@ class ComparisonMapDisplay:
         ax.set_xlabel(words, fontsize=TEXT_SIZE, color=INK)
         starts = [k for k in range(len(edges)) if k == 0 or self.groups[k] != self.groups[k - 1]]
         if len(starts) > 1:
-            ax.set_title(ax.get_title(loc="left"), loc="left", fontsize=TEXT_SIZE + 1, color=INK, pad=20)
+            slant, shown = self._slant(), self._shown_groups()
+            ax.set_title(ax.get_title(loc="left"), loc="left", fontsize=TEXT_SIZE + 1, color=INK, pad=20 + slant)
             for start, stop in zip(starts, [*starts[1:], len(edges)], strict=True):
                 ax.text(
-                    (edges[start] + edges[stop - 1] + 1) / 2, -0.62, self.groups[start], ha="center", va="bottom",
-                    fontsize=SMALL_TEXT, color=MUTED,
+                    edges[start] if slant else (edges[start] + edges[stop - 1] + 1) / 2, -0.62,
+                    shown[self.groups[start]], ha="left" if slant else "center", va="bottom",
+                    rotation=_ANGLE if slant else 0, rotation_mode="anchor", fontsize=SMALL_TEXT, color=MUTED,
                 )  # fmt: skip
+
+    def _slant(self) -> float:
+        """Points that names of groups take upwards: none where each fits above its columns."""
+        counts = Counter(self.groups)
+        column = 72 * (0.5 if len(self.levels) <= _MOST_WRITTEN else 0.17)
+        if len(counts) < 2 or all(text_points(name) < column * n for name, n in counts.items()):
+            return 0.0
+        return max(map(text_points, self._shown_groups().values())) * math.sin(math.radians(_ANGLE))
+
+    def _shown_groups(self) -> dict[str, str]:
+        """Names of groups, none longer than can stand slanted above the map unless they would be alike."""
+        names = list(dict.fromkeys(self.groups))
+        return dict(zip(names, shorten_apart(names, _LONGEST), strict=True))
+
+
+_ANGLE = 25  # degrees
+_LONGEST = 190.0  # points of a group's name
 
 
 class ComparisonCurveDisplay:
@@ -398,8 +424,14 @@ class ComparisonCurveDisplay:
         n = len(self.panels)
         across = min(4, n)
         down = -(-n // across)
+        names = list(next(iter(self.panels.values())))
+        width = 0.4 + 2.3 * across if figure is None else figure.get_figwidth()
+        names = shorten_apart(names, 72 * width - _HANDLE)
+        fitting = int(72 * width / (max(map(text_points, names)) + _HANDLE))
+        columns = max(1, min(4, len(names), fitting))
         if figure is None:
-            figure = plt.figure(figsize=(0.4 + 2.3 * across, 0.6 + 1.55 * down), layout="constrained")
+            height = 0.6 + 1.55 * down + 0.19 * (-(-len(names) // columns) - 1)
+            figure = plt.figure(figsize=(width, height), layout="constrained")
         self.figure_ = figure
         grid = figure.subplots(down, across, squeeze=False).ravel()
         self.axes_ = list(grid[:n])
@@ -411,10 +443,9 @@ class ComparisonCurveDisplay:
         for ax in grid[n:]:
             ax.set_visible(False)
         figure.supxlabel(self.x_name, fontsize=TEXT_SIZE, color=INK)
-        names = list(next(iter(self.panels.values())))
         if len(names) > 1:
             figure.legend(
-                self.axes_[0].get_lines()[: len(names)], names, loc="outside upper left", ncols=min(4, len(names)),
+                self.axes_[0].get_lines()[: len(names)], names, loc="outside upper left", ncols=columns,
                 fontsize=SMALL_TEXT, frameon=False, labelcolor=INK,
             )  # fmt: skip
         return self
@@ -445,6 +476,9 @@ class ComparisonCurveDisplay:
         if np.isfinite(x).all() and len(positive) > 1 and positive.max() > 10 * positive.min():
             log_x(ax, x)
         ax.yaxis.get_major_locator().set_params(nbins=4)
+
+
+_HANDLE = 48.0  # points that a line and the space around it take in a legend
 
 
 def _style(k: int) -> tuple[str, tuple[float, ...]]:

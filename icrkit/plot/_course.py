@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from icrkit.plot._style import (
     ACCENT,
-    FAINT,
     INK,
     MUTED,
     PAPER,
@@ -21,8 +20,10 @@ from icrkit.plot._style import (
     WARM,
     dress,
     log_x,
+    mark_region,
     plain,
     pyplot,
+    shorten,
 )
 
 __all__ = ["CourseDisplay", "ExpansionDisplay"]
@@ -240,7 +241,7 @@ class CourseDisplay:
         value, low, high = self.criteria[name]
         title = _TITLES.get(name, name)
         if name == next(iter(self.criteria)):
-            title = title if self.place is None else f"{self.place}\n{title}"
+            title = title if self.place is None else f"{_fitting(self.place, ax)}\n{title}"
         dress(ax, title)
         ax.fill_between(self.step, low, high, color=ACCENT, alpha=0.22, linewidth=0)
         ax.plot(self.step, value, color=ACCENT, marker="o", markersize=3.5, linewidth=1.8, clip_on=False)
@@ -282,8 +283,8 @@ class CourseDisplay:
 
     def _mark(self, ax: Any) -> None:
         left, right = ax.get_xlim()
-        if self.warm_up > left:
-            ax.axvspan(left, self.warm_up, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
+        if self.warm_up > self.step[0]:
+            mark_region(ax, left, min(self.warm_up, right), "warm-up" if ax is self.axes_[0] else "")
         if self.best_step is not None:
             ax.axvline(self.best_step, color=INK, linewidth=0.8, zorder=1)
         if self.turned_at is not None:
@@ -301,12 +302,6 @@ class CourseDisplay:
         ax.set_ylim(bottom - (0.1 * len(words) + 0.04) * (top - bottom), top)
         for line, (step, text, color, least) in enumerate(reversed(words)):
             _name_line(ax, step, f"{text} {step}", color, to_left=_fraction(ax, step) > least, points=4 + 14 * line)
-        if self.warm_up > ax.get_xlim()[0]:
-            middle = (_fraction(ax, ax.get_xlim()[0]) + min(1.0, _fraction(ax, self.warm_up))) / 2
-            ax.text(
-                middle, 0.97, "warm-up", transform=ax.transAxes, ha="center", va="top", fontsize=SMALL_TEXT,
-                color=MUTED, bbox=_PATCH,
-            )  # fmt: skip
 
 
 class ExpansionDisplay:
@@ -427,7 +422,12 @@ class ExpansionDisplay:
         if ax is None:
             ax = pyplot().subplots(figsize=(7.2, 3.0), layout="constrained")[1]
         self.ax_, self.figure_ = ax, ax.figure
-        dress(ax, "\n".join([*([] if self.place is None else [self.place]), "variance of unit-length features"]))
+        dress(
+            ax,
+            "\n".join(
+                [*([] if self.place is None else [_fitting(self.place, ax)]), "variance of unit-length features"]
+            ),
+        )
         labels = []
         for values, name, color, marker in (
             (self.invariant, "invariant", ACCENT, "o"),
@@ -467,6 +467,11 @@ def level_of(course: Any, layer: str | None = None, sigma: float | None = None) 
         raise ValueError(f"the course has no level {wanted:g}; it has {', '.join(f'{s:g}' for s in sigmas)}")
     known = f", σ {plain(float(sigmas[near[0]]))}" if np.isfinite(sigmas[near[0]]) else ""
     return {"layer": layers.index(layer), "sigma": int(near[0])}, f"{layer}{known}"
+
+
+def _fitting(place: str, ax: Any) -> str:
+    """A place's name as the figure has room for it beside the numbers of the axis."""
+    return shorten(place, 0.8 * 72 * ax.figure.get_figwidth(), TEXT_SIZE + 1)
 
 
 def _set_steps(ax: Any, step: Vector) -> None:

@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from icrkit.plot._style import (
     ACCENT,
-    FAINT,
     INK,
     MUTED,
     PAPER,
@@ -19,9 +18,9 @@ from icrkit.plot._style import (
     WARM,
     dress,
     log_x,
+    mark_region,
     plain,
     pyplot,
-    text_width,
 )
 from icrkit.readings._reading import criterion_of
 
@@ -269,9 +268,9 @@ class SigmaCurveDisplay:
         if self.trained_range is not None:
             low, high = self.trained_range
             if self.sigma[0] < low:
-                _mark_untrained(ax, left, min(low, right), "below the\ntrained range" if named else "")
+                mark_region(ax, left, min(low, right), "below the\ntrained range" if named else "")
             if self.sigma[-1] > high:
-                _mark_untrained(ax, max(high, left), right, "above the\ntrained range" if named else "")
+                mark_region(ax, max(high, left), right, "above the\ntrained range" if named else "")
         ax.set_xlim(left, right)
         words = []
         if self.chosen is not None:
@@ -295,24 +294,6 @@ class SigmaCurveDisplay:
 def _fraction(ax: Any, x: float) -> float:
     """Where x is, from 0 at the left end of the axis to 1."""
     return float(ax.transAxes.inverted().transform(ax.transData.transform((x, 0.0)))[0])
-
-
-_AXES_SHARE = 0.85  # of its place that an axis keeps beside its numbers and the names of curves
-
-
-def _mark_untrained(ax: Any, start: float, stop: float, words: str) -> None:
-    ax.axvspan(start, stop, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
-    if words:
-        left, right = _fraction(ax, start), _fraction(ax, stop)
-        x, side = (left + right) / 2, "center"
-        if (right - left) * _AXES_SHARE * ax.get_window_extent().width < text_width(ax, words):
-            # Wider than what it names: from the outer end on, so that it covers no numbers and no names of curves.
-            x, side = (left + 0.01, "left") if left < 0.5 else (right - 0.01, "right")
-        ax.text(
-            x, 0.975, words, transform=ax.transAxes, ha=side,
-            va="top", fontsize=SMALL_TEXT, color=MUTED, linespacing=1.15,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
-        )  # fmt: skip
 
 
 def _label_ends(ax: Any, x: float, labels: list[tuple[float, str, str]], gap: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,54 @@ def dress(ax: Any, title: str) -> None:
     ax.set_facecolor("none")
 
 
-def text_width(ax: Any, words: str) -> float:
-    """Pixels that the longest line of a small text takes, however the figure is laid out."""
-    from matplotlib.textpath import TextPath
+def text_points(words: str, size: float = SMALL_TEXT) -> float:
+    """Points that the longest line of a text takes, however a figure is laid out."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
-    points = max(TextPath((0, 0), line, size=SMALL_TEXT).get_extents().width for line in words.split("\n"))
-    return float(points * ax.figure.dpi / 72)
+    font = FontProperties(size=size)
+    return max(
+        float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]) for line in words.split("\n")
+    )
+
+
+def shorten(words: str, points: float, size: float = SMALL_TEXT) -> str:
+    """A name that takes so many points at most: both its ends, with an ellipsis between them."""
+    shown, kept = words, len(words)
+    while kept > 4 and text_points(shown, size) > points:
+        kept -= 1
+        shown = f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
+    return shown
+
+
+def shorten_apart(names: Sequence[str], points: float, size: float = SMALL_TEXT) -> list[str]:
+    """Names as :func:`shorten` makes them, with as many points more as it takes to tell them from one another."""
+    shown = [shorten(name, points, size) for name in names]
+    while len(set(shown)) < len(set(names)):
+        points *= 1.2
+        shown = [shorten(name, points, size) for name in names]
+    return shown
+
+
+def mark_region(ax: Any, start: float, stop: float, words: str = "") -> None:
+    """Hatch what does not count, from an end of the axis to somewhere, and name it at its upper end."""
+    ax.axvspan(start, stop, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
+    if not words:
+        return
+    ends = ax.transData.transform([(start, 0.0), (stop, 0.0)])
+    left, right = (min(1.0, max(0.0, float(x))) for x in ax.transAxes.inverted().transform(ends)[:, 0])
+    x, side = (left + right) / 2, "center"
+    room = (right - left) * _AXES_SHARE * ax.get_window_extent().width * 72 / ax.figure.dpi
+    if room < text_points(words):
+        # Wider than what it names: from the outer end on, so that it covers no numbers and no names of curves.
+        x, side = (left + 0.01, "left") if left < 1 - right else (right - 0.01, "right")
+    ax.text(
+        x, 0.975, words, transform=ax.transAxes, ha=side, va="top", fontsize=SMALL_TEXT, color=MUTED,
+        linespacing=1.15, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
+    )  # fmt: skip
+
+
+_AXES_SHARE = 0.85  # of its place that an axis keeps beside its numbers and the names of curves
 
 
 def log_x(ax: Any, values: Any) -> None:

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 import icrkit as ik
 from icrkit.plot import ComparisonCurveDisplay, ComparisonMapDisplay
@@ -99,6 +100,26 @@ def test_untrained_and_missing_levels_of_a_width_are_not_framed() -> None:
         levels=["1", "2", "3", "1", "2"], trained=[False, True, True, True, True], n_features=[8, 8, 8, 4, 4],
     )  # fmt: skip
     assert np.argwhere(display.framed).tolist() == [[0, 2]] and display.best.tolist() == [2]
+
+
+def test_long_names_of_groups_are_slanted_told_apart_and_inside_the_figure() -> None:
+    layers = tuple(f"model.diffusion_model.transformer_blocks.{k}.attention.to_out_projection" for k in range(3))
+    display = ComparisonMapDisplay.from_table(table(3, ("one", "two"), layers))
+    figure = display.figure_
+    figure.canvas.draw()
+    names = [text for text in display.ax_.texts if "." in text.get_text() and text.get_rotation()]
+    assert len({text.get_text() for text in names}) == len(names) == 6
+    title = next(one for one in display.ax_.findobj(Text) if "dark is better" in one.get_text())
+    for text in [*names, title]:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 + 5 and box.y1 <= figure.bbox.y1 + 5
+    assert display.ax_.get_window_extent().width > 0.5 * figure.bbox.width  # not pressed together by the names
+    curves = ComparisonCurveDisplay.from_table(table(3, ("one", "two"), layers))
+    curves.figure_.canvas.draw()
+    [legend] = curves.figure_.legends
+    box = legend.get_window_extent()
+    assert box.x1 <= curves.figure_.bbox.x1 + 1 and len({text.get_text() for text in legend.get_texts()}) == 6
+    assert all(ax.get_window_extent().height > 60 for ax in curves.axes_)
 
 
 @pytest.mark.parametrize("n_levels", [1, 3, 8])

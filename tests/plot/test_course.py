@@ -123,6 +123,9 @@ def test_the_warm_up_is_hatched() -> None:
     display = CourseDisplay(step=STEP, criteria=CRITERIA, warm_up=150).plot()
     assert len([patch for patch in display.axes_[1].patches if patch.get_hatch()]) == 1
     assert "warm-up" in words(display.axes_[0])
+    steps = np.array([0, 100, 200, 400])  # of which the first is the untrained network
+    without = CourseDisplay(step=steps, criteria=CRITERIA).plot()
+    assert "warm-up" not in words(without.axes_[0]) and not without.axes_[0].patches
     assert not CourseDisplay(step=STEP, criteria=CRITERIA).plot().axes_[0].patches
 
 

@@ -26,6 +26,9 @@ from icrkit.plot._style import (
     plain,
     plain_log_axis,
     pyplot,
+    shorten,
+    shorten_apart,
+    text_points,
 )
 
 
@@ -47,6 +50,18 @@ from icrkit.plot._style import (
 )
 def test_numbers(value: float, text: str) -> None:
     assert plain(value) == text
+
+
+def test_long_names_keep_both_ends_and_stay_apart() -> None:
+    names = [f"model.diffusion_model.transformer_blocks.{k}.attention.to_out_projection" for k in range(3)]
+    for points in (60.0, 120.0, 200.0):
+        short = shorten(names[0], points)
+        assert text_points(short) <= points and "…" in short
+        head, tail = short.split("…")
+        assert names[0].startswith(head) and names[0].endswith(tail) and abs(len(head) - len(tail)) <= 1
+        assert len(set(shorten_apart(names, points))) == 3
+    assert shorten("mid", 60.0) == "mid" and shorten_apart(["mid", "mid"], 60.0) == ["mid", "mid"]
+    assert text_points("two lines\nof text") == text_points("two lines") > text_points("of text")
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.01, 0.1, 2.0], [0.0, 50.0, 1000.0], [0.02, 0.5, 3.0]])
