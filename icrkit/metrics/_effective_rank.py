@@ -70,7 +70,8 @@ def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
     Both are solved once, together, for moments that stay in use. What rounding makes of zero is zero: eigenvalues up to
     max(d, 8) units of rounding, in the precision of the products of the largest one about the mean, and in float64 of
     the largest one about the origin, since the mean is added in float64 (measured: 2.5 units at most, d = 4 to 400,
-    N = 50 to 20,000, offsets to 1000 times the spread).
+    N = 50 to 20,000, offsets to 1000 times the spread). None about the origin is smaller than that of its rank about
+    the mean, which stands for those that are lost so.
 
     Parameters
     ----------
@@ -92,10 +93,11 @@ def row_eigenvalues(moments: Moments, centered: bool = True) -> Vector:
             about_mean, about_origin = eigenvalues_with_outer(moments.between.T, np.sqrt(n) * moments.mean[0])
         unit = max(d, 8) * moments.cancellation * float(np.finfo(moments.products).eps) * about_mean[-1]
         unit_64 = max(d, 8) * float(np.finfo(np.float64).eps)
-        _SOLVED[moments] = (
-            _without_rounding(about_origin, n, unit + unit_64 * about_origin[-1]),
-            _without_rounding(about_mean, n, unit),
-        )
+        centred = _without_rounding(about_mean, n, unit)
+        # Far from the origin those that the largest leaves no digits of are still no smaller than about the mean.
+        uncentred = np.maximum(_without_rounding(about_origin, n, unit + unit_64 * about_origin[-1]), centred)
+        uncentred.flags.writeable = False
+        _SOLVED[moments] = uncentred, centred
     return _SOLVED[moments][centered]
 
 
@@ -207,10 +209,11 @@ def effective_rank(X: Any, views: str | int = 0, *, spectrum: str = "singular", 
     Notes
     -----
     exp(-sum p log p), p_k = s_k/||s||_1, s the singular values of the centred rows: square roots of the eigenvalues of
-    their scatter, so that those below about 1e-8 sqrt(d) times the largest count as zero. Centred, at most N - 1 are
-    not zero. Biased downwards while N is not large against d. Invariant under rotation, translation, scaling and order
-    of the images; not under other affine maps. Uncentred it is RankMe at epsilon = 0, and translation matters. Cost:
-    one pass and the eigenvalues of a d x d matrix, solved once for all metrics that are given the same Moments.
+    their scatter, so that those below about 1e-8 sqrt(d) times the largest count as zero, or, uncentred, as those of
+    the centred rows. Centred, at most N - 1 are not zero. Biased downwards while N is not large against d. Invariant
+    under rotation, translation, scaling and order of the images; not under other affine maps. Uncentred it is RankMe at
+    epsilon = 0, and translation matters. Cost: one pass and the eigenvalues of a d x d matrix, solved once for all
+    metrics that are given the same Moments.
 
     References
     ----------

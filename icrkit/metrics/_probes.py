@@ -23,7 +23,7 @@ from icrkit._features import Features, unit_rows
 from icrkit.exceptions import NotEnoughDataError
 from icrkit.metrics._base import Measure, labelled_features
 from icrkit.metrics._classes import check_squares, class_codes, read_rows
-from icrkit.metrics._distances import TIE, rounding_share
+from icrkit.metrics._distances import middle, rounding_share, squared_distances
 from icrkit.moments import Moments
 
 __all__ = [
@@ -41,6 +41,8 @@ Codes = NDArray[np.int64]
 
 # Similarities held at a time.
 BLOCK_BYTES = 32 << 20
+# Relative difference below which distances tie: `squared_distances` is right to a tenth of it.
+_TIE = 1e-9
 
 
 class ProbeAccuracy(NamedTuple):
@@ -171,7 +173,7 @@ def knn_probe(
     a warning. Where a class has fewer rows than k, neighbours of other classes vote too: the weights must tell them
     apart, and large classes gain. Invariant under rotation, order of features, and any positive scaling of each row;
     translation and other affine maps matter, the order of images through the folds. Cost: N^2 d flops, in blocks,
-    products in the precision of the features.
+    float32 products where their rounding changes no answer.
 
     References
     ----------
@@ -321,8 +323,10 @@ def _cross_validated(make: Callable[[], Any], rows: Rows, codes: Codes, cv: int,
 
 
 def _standardizable(features: Features, views: str | int) -> Rows:
-    """Rows whose variances stay in range: standardising would pass others on as they are."""
-    rows = read_rows(features, views)
+    """Rows in float64, whose variances stay in range: standardising would pass others on as they are."""
+    # As means over views come anyway: of float32 rows scikit-learn takes off a mean in float32, which is wrong by a
+    # share of the spread far from the origin.
+    rows = read_rows(features, views).astype(np.float64, copy=False)
     check_squares(float(np.abs(rows).max()), features.name)
     return rows
 
@@ -343,7 +347,11 @@ def _right(probe: Any, rows: Rows, labels: NDArray[Any]) -> NDArray[np.float64]:
 
 
 class _CosineNeighbors:
-    """Votes of the most similar rows, in blocks of rows to be told."""
+    """Votes of the most similar rows, in blocks of rows to be told.
+
+    1 less the cosine is half the squared distance of unit vectors, which keeps its digits about an origin among them:
+    far from the origin of the features cosines are all 1 but for their last digits.
+    """
 
     def __init__(self, n_neighbors: int, temperature: float) -> None:
         if n_neighbors < 1:
@@ -354,8 +362,10 @@ class _CosineNeighbors:
         self.temperature = temperature
 
     def fit(self, rows: Rows, labels: NDArray[Any]) -> Self:
-        # In float64: far from the origin rows point the same way but for their last digits.
-        self.rows = unit_rows(rows.astype(np.float64, copy=False))
+        unit = unit_rows(rows.astype(np.float64, copy=False))
+        self.origin = middle(unit)
+        self.rows, self.zero = unit - self.origin, _is_zero(unit)
+        self.half = (np.einsum("nd,nd->n", self.rows, self.rows) + self.zero) / 2
         self.single = self.rows.astype(np.float32)
         self.classes, self.codes = np.unique(labels, return_inverse=True)
         return self
@@ -367,15 +377,18 @@ class _CosineNeighbors:
 
     def _told(self, rows: Rows) -> NDArray[np.intp]:
         """Number of the class of each row: by float32 products where their rounding cannot change it."""
-        unit = unit_rows(rows.astype(np.float64, copy=False))
+        placed = unit_rows(rows.astype(np.float64, copy=False)) - self.origin
         k = min(self.n_neighbors, len(self.rows))
-        rough = unit.astype(np.float32) @ self.single.T
+        # The cosine, less what is the same for all rows to choose from.
+        rough = placed.astype(np.float32) @ self.single.T
+        rough -= self.half.astype(np.float32)
         nearest = np.argpartition(rough, len(self.rows) - k, axis=1)[:, len(self.rows) - k :]
         near = np.take_along_axis(rough, nearest, axis=1).astype(np.float64)
         votes = self._summed(near, nearest)
         # Every similarity may be wrong by so much: weights by a share of themselves, and what lies about the last place
         # in or out.
-        wrong = rounding_share(unit.shape[1])
+        reach = np.sqrt(2 * self.half.max())
+        wrong = rounding_share(placed.shape[1]) * reach * (np.sqrt(np.einsum("nd,nd->n", placed, placed)) + reach)
         least = near.min(axis=1)
         about = np.count_nonzero(rough >= (least - 2 * wrong)[:, None], axis=1) - k
         about += np.count_nonzero(near <= (least + 2 * wrong)[:, None], axis=1)
@@ -391,10 +404,13 @@ class _CosineNeighbors:
         return np.asarray(told)
 
     def _votes(self, rows: Rows) -> NDArray[np.float64]:
-        """Votes (row, class) by float64 products."""
-        similarity = unit_rows(rows.astype(np.float64, copy=False)) @ self.rows.T
-        nearest = _most_similar(similarity, min(self.n_neighbors, similarity.shape[1]))
-        return self._summed(np.take_along_axis(similarity, nearest, axis=1), nearest)
+        """Votes (row, class) by the distances of unit vectors, each right to its own last digits."""
+        unit = unit_rows(rows.astype(np.float64, copy=False))
+        # Of a zero row half the square is 1/2 and 1 less the cosine is 1.
+        squares = squared_distances(unit - self.origin, self.rows) + self.zero + _is_zero(unit)[:, None]
+        distances = squares / 2
+        nearest = _nearest(distances, min(self.n_neighbors, distances.shape[1]))
+        return self._summed(-np.take_along_axis(distances, nearest, axis=1), nearest)
 
     def _summed(self, near: NDArray[np.float64], nearest: NDArray[np.intp]) -> NDArray[np.float64]:
         """Weights of the nearest rows, (row, k), added up by class."""
@@ -405,16 +421,19 @@ class _CosineNeighbors:
         return np.asarray(votes.reshape(len(near), -1), dtype=np.float64)
 
 
-def _most_similar(similarity: NDArray[np.float64], k: int) -> NDArray[np.intp]:
-    """Columns of the k greatest entries of each row; of those that tie with the last one the first columns."""
-    n = similarity.shape[1]
-    nearest = np.argpartition(similarity, n - k, axis=1)[:, n - k :]
-    least = np.take_along_axis(similarity, nearest, axis=1).min(axis=1)
-    tied = np.flatnonzero(np.count_nonzero(similarity >= least[:, None] - TIE, axis=1) > k)
+def _is_zero(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(~rows.any(axis=1))
+
+
+def _nearest(distances: NDArray[np.float64], k: int) -> NDArray[np.intp]:
+    """Columns of the k least entries of each row; of those that tie with the last one the first columns."""
+    nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
+    most = np.take_along_axis(distances, nearest, axis=1).max(axis=1)
+    tied = np.flatnonzero(np.count_nonzero(distances <= (most * (1 + _TIE))[:, None], axis=1) > k)
     for row in tied:  # copies: which of them rounding leaves among the k must not matter
-        above = np.flatnonzero(similarity[row] > least[row] + TIE)
-        ties = np.flatnonzero(np.abs(similarity[row] - least[row]) <= TIE)
-        nearest[row] = np.concatenate([above, ties])[:k]
+        below = np.flatnonzero(distances[row] < most[row] * (1 - _TIE))
+        ties = np.flatnonzero(np.abs(distances[row] - most[row]) <= most[row] * _TIE)
+        nearest[row] = np.concatenate([below, ties])[:k]
     return np.asarray(nearest)
 
 

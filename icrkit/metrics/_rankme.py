@@ -63,12 +63,12 @@ def rankme(
     -----
     exp(-sum_k p_k log p_k), p_k = s_k/||s||_1 + epsilon, over the min(N, d) singular values s of the rows: square roots
     of the eigenvalues of X^T X, cut there, since the rest of them are zero whatever the features. Those below about
-    1e-8 sqrt(d) times the largest count as zero. Without renormalisation epsilon lifts the result by a share of up to
-    min(N, d) epsilon log(1/epsilon), 0.02 % per hundred features, beyond min(N, d) if need be. Centred, at most N - 1
-    singular values are not zero. Invariant under rotation, scaling and order of the
-    images; translation matters (a mean far from the origin is one direction that outweighs all others, and RankMe falls
-    to 1), as do other affine maps. Biased downwards while N is not large against d. Noise counts as rank. Cost: one
-    pass and the eigenvalues of a d x d matrix.
+    1e-8 sqrt(d) times the largest count as those of the centred rows, than which none is smaller. Without
+    renormalisation epsilon lifts the result by a share of up to min(N, d) epsilon log(1/epsilon), 0.02 % per hundred
+    features, beyond min(N, d) if need be. Centred, at most N - 1 singular values are not zero. Invariant under
+    rotation, scaling and order of the images; translation matters (a mean far from the origin is one direction that
+    outweighs all others, and RankMe falls to 1), as do other affine maps. Biased downwards while N is not large against
+    d. Noise counts as rank. Cost: one pass and the eigenvalues of a d x d matrix.
 
     Public code differs: epsilon 1e-7 (the paper, corvic-engine), 1e-5 (stable-pretraining) or 1e-12 (google-research
     graph_embedding); reptrix takes ``centered=True, spectrum="eigenvalues"``, which is another number.
