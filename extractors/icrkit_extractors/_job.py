@@ -22,8 +22,10 @@ from icrkit_extractors._streams import normals
 from icrkit_extractors.noise import Level, NoiseLaw
 from icrkit_extractors.views import View, as_unit_range
 
-__all__ = ["Encode", "Forward", "Images", "Job", "Source", "slices", "widths_of"]
+__all__ = ["Encode", "Forward", "Images", "Job", "Source", "real_array", "slices", "widths_of"]
 
+# Of the norm of latents: rounding, also of half precision on a device.
+_ENCODED_AGAIN = 2e-2
 # Batches that are read, augmented and drawn ahead of the network.
 _AHEAD = 2
 
@@ -86,7 +88,7 @@ class Forward:
     def encoded(self, encode: Encode, images: np.ndarray, ids: Sequence[Any], view: int, seed: int) -> np.ndarray:
         """Latents of a batch."""
         parts = self._in_pieces(
-            "encoding", len(images), lambda piece: np.asarray(encode(images[piece], ids[piece], view, seed))
+            "encoding", len(images), lambda piece: real_array(encode(images[piece], ids[piece], view, seed), "encode")
         )
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -111,6 +113,28 @@ class Forward:
                 f"out of memory with {size} images in one {what}; going on with {self._most[what]} ({said})",
                 stacklevel=2,
             )
+
+
+def real_array(value: Any, what: str) -> np.ndarray:
+    """What code of the user's gives, an array or a tensor, as an array of real numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is not that, such as complex numbers, text, masked values or a dict; ``what`` says where it comes from.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value  # numpy has no such type
+    if np.ma.is_masked(value):
+        raise ValueError(f"{what} has masked values: fill them, or leave these images out")
+    array = np.asarray(value)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{what} is complex: give real and imaginary parts one after the other")
+    if array.dtype.kind not in "biuf":
+        kind = array.dtype if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise ValueError(f"{what} is {kind}, expected an array of real numbers")
+    return array
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -147,23 +171,28 @@ class Job:
 
     def read(self, rows: slice) -> np.ndarray:
         try:
-            return as_unit_range(np.asarray(self.images[rows]))
+            return as_unit_range(real_array(self.images[rows], "the array"))
         except ValueError as error:
             raise ValueError(f"images {rows.start} to {rows.stop - 1}: {error}") from error
 
     def view(self, images: np.ndarray, rows: slice, view: int) -> _Item:
         """One augmented view of each image, in the network's space, and its noise."""
         ids = self.ids[rows].tolist()
-        try:
-            clean = as_unit_range(self.views(images, ids, view, self.seed))
-        except ValueError as error:
-            raise ValueError(f"views: {error}") from error
-        if clean.shape != images.shape:
-            raise ValueError(f"views gave shape {clean.shape} for images of shape {images.shape}")
+        clean = self._viewed(images, rows, view)
         if self.encode is not None:
             clean = self._encoded(clean, rows, view)
         shared = None if self.fresh_noise else self._noise(ids, view, clean.shape[1:], "noise")
         return _Item(rows, view, clean, shared)
+
+    def _viewed(self, images: np.ndarray, rows: slice, view: int) -> np.ndarray:
+        try:
+            given = real_array(self.views(images, self.ids[rows].tolist(), view, self.seed), "what it gave")
+            clean = as_unit_range(given)
+        except ValueError as error:
+            raise ValueError(f"views: {error}") from error
+        if clean.shape != images.shape:
+            raise ValueError(f"views gave shape {clean.shape} for images of shape {images.shape}")
+        return clean
 
     def _encoded(self, clean: np.ndarray, rows: slice, view: int) -> np.ndarray:
         assert self.encode is not None
@@ -220,11 +249,16 @@ class Job:
 
     @staticmethod
     def _checked(given: Mapping[str, np.ndarray], n: int, where: str) -> dict[str, np.ndarray]:
-        if not given:
-            raise ValueError("the source gave no layer")
-        features = {name: np.asarray(h, dtype=np.float32) for name, h in given.items()}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"the source gave a {type(given).__name__}, expected a dict of layers to features")
+        if not given or not all(isinstance(name, str) for name in given):
+            raise ValueError(f"the source gave no layer, or one without a name: {list(given)}")
+        features = {
+            name: np.asarray(real_array(h, f"layer {name!r} of the source"), dtype=np.float32)
+            for name, h in given.items()
+        }
         for name, h in features.items():
-            if h.ndim != 2 or len(h) != n:
+            if h.ndim != 2 or len(h) != n or not h.shape[1]:
                 raise ValueError(f"the source gave shape {h.shape} for layer {name!r}, wanted ({n}, features)")
             if not np.isfinite(h).all():
                 raise NonFiniteError(f"layer {name!r} holds NaN or infinity: {where}")
@@ -246,7 +280,7 @@ class Job:
                 if found != widths:
                     raise ValueError(f"the source gave layers of widths {found}, and {widths} before")
                 if item.rows.start == item.view == k == 0:
-                    self._warn_of_batches(first, features)
+                    self._compare_first(first, features)
                 for name, h in features.items():
                     block[name][:, item.view, k] = h
                 bar.update(n)
@@ -265,17 +299,36 @@ class Job:
         few = slice(0, min(2, rows.stop))
         return next(self.features(self.view(images[few], few, 0)))
 
-    def _warn_of_batches(self, first: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]) -> None:
-        """Say where the first images have other features among more images than by themselves."""
+    def _compare_first(self, first: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]) -> None:
+        """Say where the first images have other features than by themselves, be it by chance or by the batch."""
         one, n = (len(next(iter(given.values()))) for given in (first, features))
-        difference = probe_difference(probe_numbers(first), probe_numbers(features), self.record) if n > one else None
-        if difference is not None:
-            warnings.warn(
-                f"features depend on the batch: on the first images {difference} between a batch of {one} and one of "
-                f"{n}. Another batch_size, or another order of the images, gives other features. Give norms running "
-                "statistics, choose a layer before what looks at the batch, or run one image at a time, batch_size=1",
-                stacklevel=5,
+        difference = probe_difference(probe_numbers(first), probe_numbers(features), self.record)
+        if difference is None:
+            return
+        self._refuse_random(slice(0, one), first)
+        warnings.warn(
+            f"features depend on the batch: on the first images {difference} between a batch of {one} and one of {n}. "
+            "Another batch_size, or another order of the images, gives other features. Give norms running statistics, "
+            "choose a layer before what looks at the batch, or run one image at a time, batch_size=1",
+            stacklevel=5,
+        )
+
+    def _refuse_random(self, rows: slice, first: Mapping[str, np.ndarray]) -> None:
+        """Refuse views, an autoencoder or a source that give the same images something else at each call."""
+        images, way_out = self.read(rows), "of one image, view and seed it must always give the same"
+        one, other = (self._viewed(images, rows, 0) for _ in range(2))
+        if not np.array_equal(one, other):
+            raise ValueError(
+                f"views are random: {way_out} (draw from np.random.default_rng((seed, view)), for example)"
             )
+        if self.encode is not None:
+            one, other = (self._encoded(one, rows, 0) for _ in range(2))
+            if np.linalg.norm(one - other) > _ENCODED_AGAIN * np.linalg.norm(one):
+                raise ValueError(f"encode is random: {way_out} (the mode of an autoencoder, or draws that are seeded)")
+        again = next(self.features(self.view(images, rows, 0)))
+        difference = probe_difference(probe_numbers(first), probe_numbers(again), self.record)
+        if difference is not None:
+            raise ValueError(f"the source is random: on the same images {difference} between two calls")
 
     @property
     def per_image(self) -> int:

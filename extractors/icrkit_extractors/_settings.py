@@ -74,11 +74,19 @@ def _described(made: Any) -> dict[str, Any]:
     # A function has no parameters to show: its name is what can be recorded. The config of a module is another thing.
     describe = getattr(made, "config", None)
     if callable(describe):
-        return dict(describe())
+        return _config("views or encode", made)
     while isinstance(made, functools.partial):
         made = made.func
     name = getattr(made, "__qualname__", type(made).__qualname__)
     return {"name": f"{getattr(made, '__module__', '')}.{name}"}
+
+
+def _config(option: str, made: Any) -> dict[str, Any]:
+    """What an object says of itself."""
+    config = made.config()
+    if not isinstance(config, Mapping):
+        raise TypeError(f"{option}: config() of {type(made).__name__} must give a dict, not {type(config).__name__}")
+    return dict(config)
 
 
 def _check_made(option: str, value: Any, methods: Sequence[str], expected: str) -> None:
@@ -167,8 +175,8 @@ def checked_job(
     describe = getattr(images, "config", None)
     job.record.update(
         {
-            **src.config(),
-            "noise": noise.config(),
+            **_config("src", src),
+            "noise": _config("noise", noise),
             "noise_draws": "fresh" if job.fresh_noise else "shared",
             "views": _described(views),
             **({} if encode is None else {"encode": _described(encode)}),

@@ -197,6 +197,12 @@ def test_images_from_0_to_1_are_noticed(images, go, Pixels):
         (lambda x: {"h": x}, r"shape \(2, 1, 16, 16\) for layer 'h'"),
         (lambda x: {"h": x.reshape(-1, 16)}, "for layer 'h', wanted"),
         (lambda x: {}, "no layer"),
+        (lambda x: {3: x.reshape(len(x), -1)}, "no layer, or one without a name"),
+        (lambda x: x.reshape(len(x), -1), "gave a ndarray, expected a dict of layers"),
+        (lambda x: {"h": x.reshape(len(x), -1)[:, :0]}, r"shape \(2, 0\) for layer 'h'"),
+        (lambda x: {"h": x.reshape(len(x), -1) * 1j}, "layer 'h' of the source is complex"),
+        (lambda x: {"h": np.full((len(x), 3), "a")}, "layer 'h' of the source is <U1, expected an array of real"),
+        (lambda x: {"h": np.ma.masked_less(x.reshape(len(x), -1), 0)}, "layer 'h' of the source has masked values"),
     ],
 )
 def test_bad_sources(images, features, message, go):
@@ -231,6 +237,8 @@ def test_widths_that_change_are_refused(images, go):
     [
         (lambda images, *_: images.reshape(-1, 4), ValueError, "encode gave shape"),
         (lambda images, *_: images * np.nan, NonFiniteError, "encode gave NaN or infinity: view 0, images 0 to 1"),
+        (lambda images, *_: images * 1j, ValueError, "encode is complex"),
+        (lambda images, *_: {"latents": images}, ValueError, "encode is a dict, expected an array of real numbers"),
     ],
 )
 def test_bad_latents(images, encode, error, message, go, Pixels):
@@ -242,6 +250,54 @@ def test_bad_latents(images, encode, error, message, go, Pixels):
 
     with pytest.raises(error, match=message):
         go(Pixels(), images, encode=Bad())
+
+
+class Part:
+    """Views or an autoencoder made of a function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, images, ids, view, seed):
+        return self.function(images)
+
+    def config(self):
+        return {}
+
+
+def jittered(images):
+    return np.clip(images + np.random.default_rng().normal(0, 0.1, images.shape), -1, 1)
+
+
+def test_what_gives_the_same_images_something_else_at_each_call_is_refused(images, go, Pixels):
+    class Random(Pixels):
+        def __call__(self, x, conditioning):
+            return {name: h + np.random.default_rng().normal() for name, h in super().__call__(x, conditioning).items()}
+
+    with pytest.raises(ValueError, match="views are random: of one image, view and seed"):
+        go(Pixels(), images, views=Part(jittered))
+    with pytest.raises(ValueError, match="encode is random: of one image, view and seed"):
+        go(Pixels(), images, encode=Part(jittered))
+    for batch_size in (2, 16):  # of which the first is as large as that of the first look
+        with pytest.raises(ValueError, match="the source is random: on the same images"):
+            go(Random(), images, batch_size=batch_size)
+
+
+def test_tensors_of_views_and_autoencoders_are_taken(images, go, same, Pixels):
+    def half(x):
+        return torch.from_numpy(x / 2).requires_grad_()
+
+    want = go(Pixels(), images, views=Part(lambda x: x / 2), encode=Part(lambda x: x / 2))
+    same(go(Pixels(), images, views=Part(half), encode=Part(half)), want)
+
+
+def test_a_config_that_is_no_dict_names_its_object(images, go, Pixels):
+    class Wordless(Pixels):
+        def config(self):
+            return "Wordless"
+
+    with pytest.raises(TypeError, match=r"src: config\(\) of Wordless must give a dict, not str"):
+        go(Wordless(), images)
 
 
 # ---- where it runs --------------------------------------------------------------------------------------------------
