@@ -28,7 +28,8 @@ QUANTITIES = ("icr", "information", "information, crossfit")
 # residual law, images per feature, true ICR of both
 Cell = tuple[str, float, tuple[float, float]]
 CELLS: list[Cell] = [
-    *itertools.product(("gaussian", "heavy", "classes"), (2, 4, 16), ((0.5, 0.5), (0.5, 0.56), (0.2, 0.6)))
+    *itertools.product(("gaussian", "heavy", "classes"), (2, 4, 16), ((0.5, 0.5), (0.5, 0.56), (0.2, 0.6))),
+    *itertools.product(("t3", "lognormal", "outliers"), (4, 16), ((0.5, 0.5), (0.5, 0.56))),
 ]
 
 

@@ -71,6 +71,12 @@ def features(
     if law == "heavy":  # t with 5 degrees of freedom, and a scale of its own for each image, the same at every level
         scale = np.sqrt(rng.gamma(2.0, 0.5, size=(n_images, 1, 1, 1)))
         residual *= scale * np.sqrt(3 / rng.chisquare(5, size=(n_images, n_views, 1, 1)))
+    if law == "t3":
+        residual *= np.sqrt(1 / rng.chisquare(3, size=(n_images, n_views, 1, 1)))
+    if law == "lognormal":  # of the scale of an image
+        residual *= np.exp(rng.standard_normal((n_images, 1, 1, 1)) - 1)
+    if law == "outliers":  # one image in fifty has ten times the residual
+        residual *= np.where(rng.random((n_images, 1, 1, 1)) < 0.02, 10, 1) / np.sqrt(0.98 + 0.02 * 100)
     ratios = np.geomspace(1.0, 0.01, N_FEATURES)
     signal = np.sqrt((1 / truth - 1)[:, None] * ratios / ratios.mean()) * invariant
     return signal[:, None] + residual

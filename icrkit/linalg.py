@@ -95,6 +95,12 @@ class SpdFactor:
         diagonal = inverse.diagonal().astype(np.float64)
         return [2.0 * float(r) - float(diagonal @ other.diagonal()) for r, other in zip(results, others, strict=True)]
 
+    def quadratic(self, rows: Matrix) -> float:
+        """sum_j r_j^T A^-1 r_j over the rows (n, d), from the inverse: 2 n d^2 flops."""
+        inverse = self.inverse_lower()
+        symv = blas.ssymv if inverse.dtype == np.float32 else blas.dsymv
+        return float(sum(row @ symv(1.0, inverse, row, lower=1).astype(np.float64) for row in rows))
+
     def congruent(self, matrix: NDArray[np.floating], *, overwrite: bool = False) -> NDArray[np.floating]:
         """Lower triangle of L^-1 B L^-T, which has the eigenvalues of A^-1 B, for a symmetric B (d^3 flops).
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.linalg import blas
 
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError
 from icrkit.linalg import SpdFactor, subtract_outer
@@ -25,6 +24,7 @@ from icrkit.metrics._decomposition import (
     held_out_folds,
     least_share,
     resolve_centering,
+    traces,
 )
 from icrkit.moments import UNIT_ROUNDOFF, Moments, helmert
 
@@ -55,6 +55,13 @@ class FoldTraces(NamedTuple):
     between_others: float  # Tr(P B) of the other images
 
 
+class HeldTraces(NamedTuple):
+    """Traces of all images but one fold, under the inverse residual covariance of all images."""
+
+    between: float  # Tr(P B)
+    residual: float  # Tr(P (W + tau I)), tau that of the images outside the fold
+
+
 @dataclasses.dataclass(frozen=True)
 class Crossfit:
     """Cross-fitted mean SNR, with what its uncertainty is made of.
@@ -68,8 +75,10 @@ class Crossfit:
     direction_variance : float
         Variance of log Q that comes from the noise in the direction of P: see Notes.
     log_q : ndarray (n_folds,)
-        log(Tr(P_-g B_-g)/d) without fold g: replicates for the difference between two spaces of the same images, where
-        the noise of P is shared and cancels.
+        log(Tr(P_-g B_-g)/d), the plug-in without fold g: P and B from the same images.
+    replicates : ndarray (n_folds,) or None
+        Cross-fitted log Q without fold g, for the difference between two spaces of the same images: see Notes. None
+        from a Gram matrix.
 
     Notes
     -----
@@ -81,6 +90,16 @@ class Crossfit:
        Tr(P M) for traceless M, of 2 Tr(M^2)/(m - d - 3), with M = B/Tr(B) - I/d in whitened coordinates. Heavy tails
        multiply it by 1 + kappa, kappa the squared variation of the residual scale between images, read off the spread
        of Tr(P_k W_k) over folds. The sampling noise of B and W about their means adds 1/(N-1) + 1/m to Tr(M^2).
+
+    In the difference between two spaces of the same images part of the noise of the inverse is shared and cancels, so
+    that it has to be seen fold by fold. Without fold g the estimate loses the traces of that fold, and every inverse
+    loses its images. The first is known exactly: it is the ratio of sums without the fold, with the inverses held. The
+    second is taken from the plug-in, whose inverse is that of the other images in any case:
+
+        replicate_g = log Q(sums without g) + log Tr(P_-g B_-g)/Tr(P_-g W_-g) - log Tr(P B_-g)/Tr(P W_-g),
+
+    P that of all images. A replicate of the plug-in alone does not see what heavy tails do to the images held out,
+    since an image shrinks its own traces through the inverse.
     """
 
     signal: NDArray[np.float64]
@@ -88,11 +107,13 @@ class Crossfit:
     n_views: int
     direction_variance: float
     log_q: NDArray[np.float64]
+    replicates: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
         cls,
         folds: Sequence[FoldTraces],
+        held: Sequence[HeldTraces] | None = None,
         *,
         n_views: int,
         n_features: int,
@@ -119,13 +140,18 @@ class Crossfit:
         n_images, d = int(n.sum()), max(n_features - damped, 1e-9 * n_features)
         shape = direction_shape(*powers, n_images=n_images, d=d, dof=dof)
         kappa = scale_variation(residual, n_images=n_images, n_views=n_views, d=d)
-        return cls(
+        found = cls(
             signal=n * (between - residual / n_views),
             noise=n * (residual + damped_fold),
             n_views=n_views,
             direction_variance=direction_variance(shape, kappa, n_images=n_images, d=d, dof=dof),
             log_q=np.log(between_others / n_features),
         )
+        if held is None:
+            return found
+        held_between, held_residual = np.array(held, dtype=np.float64).T
+        inverse = found.log_q - np.log(held_between / held_residual)
+        return dataclasses.replace(found, replicates=found.log_q_with_inverses_held + inverse)
 
     @property
     def mean_snr(self) -> float:
@@ -150,9 +176,13 @@ class Crossfit:
     @property
     def standard_error(self) -> float:
         """Standard error of log Q."""
+        return float(np.hypot(jackknife_error(self.log_q_with_inverses_held), np.sqrt(self.direction_variance)))
+
+    @property
+    def log_q_with_inverses_held(self) -> NDArray[np.float64]:
+        """Log Q without the traces of fold g, under the inverses P_k as they are, (n_folds,)."""
         total = self.signal + self.noise / self.n_views
-        replicates = np.log((total.sum() - total) / (self.noise.sum() - self.noise))
-        return float(np.hypot(jackknife_error(replicates), np.sqrt(self.direction_variance)))
+        return np.asarray(np.log((total.sum() - total) / (self.noise.sum() - self.noise)))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Confidence interval of ICR, (low, high).
@@ -204,7 +234,7 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     With P_k the inverse of the residual covariance without fold k, and B_k, W_k of fold k:
     R = sum_k n_k Tr(P_k (B_k - W_k/V)) / sum_k n_k Tr(P_k (W_k + tau_k I)). The inflation of P_k appears in numerator
     and denominator alike and cancels where E[W^-1] is proportional to Sigma_xi^-1. Moments of the other folds are the
-    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold, and d^3 for the interval.
+    total less the fold: no second pass. Cost: one inverse (d^3 flops) a fold, and 2 d^3 for interval and replicates.
     """
     moments = held_out_folds(moments, regularization, residual_centering)
     total, d, v = moments.total, moments.n_features, moments.n_views
@@ -212,8 +242,9 @@ def crossfit(moments: Moments, regularization: float = 0.0, residual_centering: 
     model = ResidualModel(total, regularization, residual_centering)
     powers = model.trace_powers(between_covariance(total))
     return Crossfit.of(
-        folds, n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers, products=total.products
-    )
+        folds, held_traces(moments, model), n_views=v, n_features=d, dof=model.dof, damped=model.damped, powers=powers,
+        products=total.products,
+    )  # fmt: skip
 
 
 # Traces of moments that are still in use: ICR and the information read off the same.
@@ -244,6 +275,39 @@ def fold_traces(
         splits = [_Split(moments.total, moments.select(fold=k), key[1]) for k in range(moments.n_folds)]
         known[key] = [_fold_traces(split, regularization) for split in splits]
     return known[key]
+
+
+def held_traces(moments: Moments, model: ResidualModel) -> list[HeldTraces]:
+    """Traces of the images outside each fold under the inverse of all images.
+
+    Parameters
+    ----------
+    moments : Moments
+        With folds that can be held out.
+    model : ResidualModel
+        Of all images.
+
+    Notes
+    -----
+    4 d^2 flops a fold, and the model's inverse, which it keeps.
+    """
+    total, n_folds = moments.total, moments.n_folds
+    folds = [moments.select(fold=k) for k in range(n_folds)]
+    between, within, *of_folds = model.traces(
+        total.between, total.within, *(fold.between for fold in folds), *(fold.within for fold in folds)
+    )
+    size = traces(total, model.centering).residual
+    held = []
+    for fold, in_between, in_within in zip(folds, of_folds[:n_folds], of_folds[n_folds:], strict=True):
+        split = _Split(total, fold, model.centering)
+        residual = split.within_of_others(within - in_within, model.quadratic) / split.dof_others
+        between_others = between - in_between - split.pull * model.quadratic(split.grand[None, :])
+        if model.tau:
+            left = float(np.trace(total.within) - np.trace(fold.within))
+            of_others = split.within_of_others(left, lambda rows: float(np.square(rows).sum())) / split.dof_others
+            residual += model.damped * of_others / size
+        held.append(HeldTraces(between_others / (split.n_others - 1), residual))
+    return held
 
 
 def held_out_trace(
@@ -367,6 +431,11 @@ class _Split:
             subtract_outer(matrix, self._contrasts @ self._others_mean, -within * self.n_others)
         return matrix
 
+    def within_of_others(self, left: float, square: Callable[[Matrix], float]) -> float:
+        """A trace of the others' within scatter: of the total's less the fold's, and a sum of squares of rows."""
+        left -= self.pull * square(self._turned)
+        return left if self._centred else left + self.n_others * square(self._contrasts @ self._others_mean)
+
     def factor(self, matrix: NDArray[np.floating], damping: float, whole: NDArray[np.float64] | None) -> SpdFactor:
         """Factor of a scatter of the others, given up for it, with ``damping`` added to its diagonal.
 
@@ -394,7 +463,7 @@ class _Split:
         """Under the inverse of a factor, given up for it: traces of these, and of the fold's within scatter."""
         *found, within = factor.traces(*others, self.fold.within, consume=True)
         if not self._centred:
-            within += self.n_fold * _quadratic(factor.inverse_lower(), self._contrasts @ self.fold.mean)
+            within += self.n_fold * factor.quadratic(self._contrasts @ self.fold.mean)
         return [*found, within]
 
 
@@ -409,20 +478,13 @@ def _fold_traces(split: _Split, regularization: float) -> FoldTraces:
     factor = split.factor(scatter, damping, total.within.diagonal())
     # P = m * inverse of the scatter.
     in_total, in_fold, residual = split.traces(factor, total.between, fold.between)
-    inverse = factor.inverse_lower()
-    in_others = in_total - in_fold - split.pull * _quadratic(inverse, split.grand[None, :])
+    in_others = in_total - in_fold - split.pull * factor.quadratic(split.grand[None, :])
     if not in_others > 10 * UNIT_ROUNDOFF[total.products] * in_total:
         in_others = 0.0  # rounding of the subtraction
     return FoldTraces(
         n_images=split.n_fold,
         between=m * in_fold / (split.n_fold - 1),
         residual=m * residual / split.dof_fold,
-        damped=damping * float(np.trace(inverse)) if damping else 0.0,
+        damped=damping * float(np.trace(factor.inverse_lower())) if damping else 0.0,
         between_others=m * in_others / (split.n_others - 1),
     )
-
-
-def _quadratic(lower: NDArray[np.floating], rows: NDArray[np.float64]) -> float:
-    """sum_j r_j^T A r_j for the symmetric A with this lower triangle."""
-    symv = blas.ssymv if lower.dtype == np.float32 else blas.dsymv
-    return float(sum(row @ symv(1.0, lower, row, lower=1).astype(np.float64) for row in rows))

@@ -440,6 +440,10 @@ class ResidualModel:
         # The factor is of the scatter, m times the covariance.
         return [self.dof * trace for trace in self._factor.traces(*others)]
 
+    def quadratic(self, rows: Matrix) -> float:
+        """sum_j r_j^T P r_j over the rows (n, d)."""
+        return self.dof * self._factor.quadratic(rows)
+
     def trace_powers(self, other: Matrix) -> tuple[float, float]:
         """Tr(P A) and Tr(P A P A) for a symmetric A (d^3 flops)."""
         first, second = self._factor.trace_powers(other)

@@ -274,8 +274,10 @@ def paired_tests(
             continue
         if (first.n_folds, first.n_views) != (second.n_folds, second.n_views):
             continue
+        if first.replicates is None or second.replicates is None:
+            continue
         difference = float(np.log(second.q / first.q))
-        error = jackknife_error(second.log_q - first.log_q)
+        error = jackknife_error(second.replicates - first.replicates)
         # The same features twice differ by nothing, with no error.
         t = difference / error if error > 0 else float(np.copysign(np.inf, difference)) if difference else 0.0
         dof = first.n_folds - 1

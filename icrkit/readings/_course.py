@@ -28,7 +28,8 @@ from icrkit._progress import progress_bar
 from icrkit._text import at_sigma
 from icrkit.cube import Cube, from_arrays
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
-from icrkit.metrics._decomposition import traces, without_constant
+from icrkit.metrics._crossfit import fold_traces
+from icrkit.metrics._decomposition import held_out_folds, traces, without_constant
 from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
 from icrkit.readings._pairing import Draws, check_same_folds, trained_range_of
@@ -156,8 +157,8 @@ def find_turn(
 
     Two estimators, where there are two, guard each other: the error is that of the safer (an intersection-union test,
     Berger 1982). Courses of features give the corrected value, whose correction for heavy tails is noise that folds do
-    not show, and one without that correction, which falls where tails alone grow lighter: ICR from the plug-in of each
-    replicate, information by method "gaussian".
+    not show, and one without that correction, which falls where tails alone grow lighter: ICR from the plug-in without
+    each fold, information by method "gaussian".
 
     References
     ----------
@@ -380,6 +381,7 @@ class LevelReading(NamedTuple):
 
     icr: Reading
     information: Reading
+    plug_in: float  # log Q without cross-fitting
     gaussian: float | None  # information without a correction for heavy tails; None where it is not known
 
     def of(self, criterion: str) -> Reading:
@@ -389,8 +391,7 @@ class LevelReading(NamedTuple):
     def look(self, criterion: str) -> tuple[float, Vector, float | None]:
         """What the test of a turn wants of it: merit, replicates, and the merit by a second estimator."""
         reading = self.of(criterion)
-        # Replicates of log Q are plug-ins: their mean is one too.
-        second = float(reading.replicates.mean()) if criterion == "icr" else self.gaussian
+        second = self.plug_in if criterion == "icr" else self.gaussian
         return reading.merit, reading.replicates, second
 
 
@@ -420,7 +421,9 @@ def read_level(
         )
         # Where tau > 0 its bias is not known.
         gaussian = None if regularization > 0 else float(invariant_information(moments.total, "gaussian"))
-    return X if drop_constant else moments, LevelReading(icr, information, gaussian)
+        others = [fold.between_others for fold in fold_traces(held_out_folds(moments, regularization), regularization)]
+        plug_in = float(np.log(others).mean() - np.log(moments.n_features))
+    return X if drop_constant else moments, LevelReading(icr, information, plug_in, gaussian)
 
 
 def fold_counts(moments: Moments) -> Moments:

@@ -639,7 +639,7 @@ def _reading_to_json(found: LevelReading) -> dict[str, Any]:
         name: {key: getattr(found.of(name), key) for key in _KEPT} | {"replicates": found.of(name).replicates.tolist()}
         for name in ("icr", "information")
     }
-    return rows | {"gaussian": found.gaussian}
+    return rows | {"plug_in": found.plug_in, "gaussian": found.gaussian}
 
 
 def _readings_from_json(contents: Mapping[str, Any]) -> list[LevelReading | str]:
@@ -652,4 +652,6 @@ def _reading_from_json(row: dict[str, Any]) -> LevelReading:
         Reading(criterion=criterion_of(name), **row[name] | {"replicates": np.array(row[name]["replicates"])})
         for name in ("icr", "information")
     )
-    return LevelReading(icr, information, row["gaussian"])
+    # Replicates of ICR were plug-ins before they were refits, and no other was kept.
+    plug_in = row.get("plug_in", float(icr.replicates.mean()))
+    return LevelReading(icr, information, plug_in, row["gaussian"])

@@ -172,7 +172,7 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
         # The check of the moments' precision is the model's.
         ResidualModel(moments.total, regularization).error_bound()
         found = crossfit(moments, regularization)
-        value, merit, replicates = found.icr, float(np.log(found.q)), found.log_q
+        value, merit, replicates = found.icr, float(np.log(found.q)), found.replicates
     else:
         found = information(moments, "elliptical", regularization)
         value, merit, replicates = found.value, found.value, found.replicates

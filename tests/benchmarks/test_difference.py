@@ -35,14 +35,23 @@ def test_the_committed_study_holds_what_the_documentation_says(benchmark, commit
     for row in committed:
         if row["quantity"] == "information, crossfit":
             continue
+        if row["quantity"] == "information" and row["residual"] in ("t3", "lognormal", "outliers"):
+            continue  # too narrow there, as the documentation says
         slack = 2 * np.sqrt(0.05 * 0.95 / int(row["repeats"]))
         assert float(row["coverage"]) >= 0.93 - slack, row
         if row["true_icr_a"] == row["true_icr_b"]:
             assert float(row["rejected"]) <= 0.07 + slack, row
     # Directions of other folds make errors that are too small where images are few and residuals elliptical.
-    few = [row for row in committed if row["images_per_feature"] == "4" and row["residual"] != "classes"]
+    few = [row for row in committed if row["images_per_feature"] == "4" and row["residual"] in ("gaussian", "heavy")]
     coverage = {
         quantity: np.mean([float(row["coverage"]) for row in few if row["quantity"] == quantity])
         for quantity in benchmark.QUANTITIES
     }
     assert coverage["information, crossfit"] < 0.935 < 0.96 < min(coverage["icr"], coverage["information"])
+
+
+@pytest.mark.parametrize("law", ["lognormal", "outliers"])
+def test_no_difference_of_icr_is_seldom_called_one_under_heavy_tails(benchmark, law):
+    # 40 repeats: three times the level and Monte-Carlo error; plug-in replicates said it of 11 and 22 %.
+    rejected = np.mean([benchmark.one_repeat((law, 16, (0.5, 0.5)), seed)[0][2] for seed in range(40)])
+    assert rejected <= 0.125

@@ -11,6 +11,7 @@ from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotE
 from icrkit.metrics._crossfit import (
     Crossfit,
     FoldTraces,
+    HeldTraces,
     crossfit,
     direction_shape,
     direction_variance,
@@ -42,7 +43,10 @@ def manova(h: np.ndarray, centering: str) -> tuple[np.ndarray, np.ndarray, int]:
 def brute(h: np.ndarray, folds: np.ndarray, centering: str, share: float) -> dict[str, np.ndarray]:
     """Traces of each fold under the inverse of the others, and the replicates of log Q, by the definition."""
     d, v = h.shape[2], h.shape[1]
-    found: dict[str, list[float]] = {"signal": [], "noise": [], "log_q": [], "residual": []}
+    names = ("signal", "noise", "log_q", "residual", "inverse")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    all_within = manova(h, centering)[1]
+    held = np.linalg.inv(all_within + share * np.trace(all_within) / d * np.eye(d))
     for k in np.unique(folds):
         between_others, within_others, _ = manova(h[folds != k], centering)
         between, within, _ = manova(h[folds == k], centering)
@@ -53,7 +57,13 @@ def brute(h: np.ndarray, folds: np.ndarray, centering: str, share: float) -> dic
         found["noise"].append(n_k * np.trace(p @ (within + tau * np.eye(d))))
         found["residual"].append(np.trace(p @ within))
         found["log_q"].append(np.log(np.trace(p @ between_others) / d))
-    return {name: np.array(values) for name, values in found.items()}
+        # By what the plug-in of the others changes when the inverse loses the fold as well.
+        q, q_held = (np.trace(x @ between_others) / np.trace(x @ (within_others + tau * np.eye(d))) for x in (p, held))
+        found["inverse"].append(np.log(q / q_held))
+    want = {name: np.array(values) for name, values in found.items()}
+    others = {name: want[name].sum() - want[name] for name in ("signal", "noise")}
+    want["replicates"] = np.log(others["signal"] / others["noise"] + 1 / v) + want.pop("inverse")
+    return want
 
 
 def brute_direction_variance(h: np.ndarray, residual: np.ndarray, centering: str) -> float:
@@ -119,6 +129,12 @@ def test_the_value_from_traces_of_folds_by_hand():
     found = Crossfit.of(folds, n_views=2, n_features=3, dof=39, damped=0.5, powers=(4.0, 8.0), products="float64")
     assert found.mean_snr == (10 * 3 + 30 * 4) / (40 * 2.5) == 1.5
     np.testing.assert_allclose(found.log_q, np.log([1, 2]), rtol=1e-15)
+    assert found.replicates is None
+    held = [HeldTraces(6.0, 3.0), HeldTraces(2.0, 4.0)]
+    found = Crossfit.of(folds, held, n_views=2, n_features=3, dof=39, damped=0.5, powers=(4.0, 8.0), products="float64")
+    # Sums of the other fold over themselves, 4/2.5 + 1/2 and 3/2.5 + 1/2, times plug-ins without the fold, over the
+    # same with the inverse held.
+    np.testing.assert_allclose(found.replicates, np.log([2.1 * 1 / 2, 1.7 * 2 / 0.5]), rtol=1e-14)
 
 
 # ---- brute force ----------------------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ def test_a_loop_over_folds(centering, share, v, ordered):
         est.fit(h.reshape(-1, d), groups=np.repeat(np.arange(n), v))
     want = brute(h, folds, centering if ordered else "none", share)
     result = crossfit(est.moments_, share, centering)
-    for name in ("signal", "noise", "log_q"):
+    for name in ("signal", "noise", "log_q", "replicates"):
         np.testing.assert_allclose(getattr(result, name), want[name], rtol=1e-9, atol=1e-9, err_msg=name)
     snr = want["signal"].sum() / want["noise"].sum()
     assert result.mean_snr == pytest.approx(snr, rel=1e-10)

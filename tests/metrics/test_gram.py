@@ -101,7 +101,8 @@ def test_every_number_equals_that_of_moments(n, v, d, centering, share):
     ours, theirs = gram_crossfit(gram, share, centering), crossfit(moments, share, centering)
     for field in dataclasses.fields(theirs):
         got, want = getattr(ours, field.name), getattr(theirs, field.name)
-        np.testing.assert_allclose(got, want, rtol=1e-8, err_msg=field.name)
+        if field.name != "replicates":  # of moments only
+            np.testing.assert_allclose(got, want, rtol=1e-8, err_msg=field.name)
 
 
 @pytest.mark.parametrize("centering", ["view", "none"])

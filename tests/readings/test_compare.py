@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import warnings
@@ -441,7 +442,8 @@ def place(cube: str = "a", layer: str = "mid", sigma: float = 0.1) -> dict[str, 
 
 
 def level_of(log_q: float, replicates: Any) -> Crossfit:
-    return Crossfit(np.full(5, np.exp(log_q) - 0.5), np.ones(5), 2, 0.0, log_q + np.asarray(replicates))
+    without = log_q + np.asarray(replicates)
+    return Crossfit(np.full(5, np.exp(log_q) - 0.5), np.ones(5), 2, 0.0, np.zeros(5), without)
 
 
 def test_a_difference_by_hand():
@@ -460,6 +462,7 @@ def test_which_pairs_are_tested():
     tests = paired_tests(places, [one] * 6, [1, 1, 1, 1, 1, 2])
     assert {(t["a"], t["b"]): t["varies"] for t in tests} == {(0, 1): "sigma", (0, 2): "cube", (0, 3): "layer"}
     assert paired_tests(places[:2], [one, None], [1, 1]) == []
+    assert paired_tests(places[:2], [one, dataclasses.replace(one, replicates=None)], [1, 1]) == []
     assert not paired_tests([place(sigma=np.nan), place(sigma=np.nan, cube="b")], [one] * 2, [1, 2])
     assert len(paired_tests([place(sigma=np.nan), place(sigma=np.nan, cube="b")], [one] * 2, [1, 1])) == 1
 
@@ -479,7 +482,7 @@ def test_tests_of_a_table_are_those_of_its_rows(cube):
     within = {(0, 1), (2, 3), (4, 5), (6, 7)}
     assert {(t["a"], t["b"]) for t in tests} == within | {(0, 2), (1, 3)}
     fits = [crossfit(ik.Moments.from_cube(cube.select(sigma=sigma))) for sigma in (0.1, 1.0)]
-    t = np.log(fits[1].q / fits[0].q) / jackknife_error(fits[1].log_q - fits[0].log_q)
+    t = np.log(fits[1].q / fits[0].q) / jackknife_error(fits[1].replicates - fits[0].replicates)
     assert tests[0]["t"] == pytest.approx(t, rel=1e-6)
     assert tests[0]["difference"] == pytest.approx(got["icr"][1] - got["icr"][0])
 

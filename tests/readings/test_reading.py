@@ -86,7 +86,7 @@ def test_values_and_intervals_are_those_of_the_estimators(cube, moments, regular
     est = ik.ICREstimator("crossfit", **options).fit(cube.select(sigma=0.1))
     assert (found.value, found.low, found.high) == pytest.approx((est.icr_, *est.interval_), rel=1e-12)
     assert found.value_at(found.merit) == pytest.approx(found.value, rel=1e-12)
-    np.testing.assert_array_equal(found.replicates, crossfit(moments, regularization).log_q)
+    np.testing.assert_array_equal(found.replicates, crossfit(moments, regularization).replicates)
     found = read(moments, "information", **options)
     est = ik.InvariantInformation(**options).fit(cube.select(sigma=0.1))
     assert (found.value, found.low, found.high) == pytest.approx((est.information_, *est.interval_), rel=1e-12)
