@@ -28,10 +28,11 @@ from icrkit.backends import moments_of
 from icrkit.cube import Cube
 from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotComputedWarning
 from icrkit.metrics._base import row_moments
-from icrkit.metrics._crossfit import Crossfit, jackknife_error
+from icrkit.metrics._crossfit import Crossfit
 from icrkit.metrics._decomposition import without_constant
 from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.moments import Moments
+from icrkit.readings._difference import paired_test
 from icrkit.readings._evidence import Evidence
 from icrkit.readings._pairing import trained_range_of
 
@@ -201,7 +202,8 @@ def rank_correlation(
     Notes
     -----
     Metric and column are signed so that greater is better: 1 says that both order the rows alike, -1 that the metric
-    prefers what the column thinks worst. NaN where fewer than three rows have both, or one of them is constant.
+    prefers what the column thinks worst. NaN where fewer than three rows have both, or one of them is constant. Numbers
+    that agree in nine digits are ties.
 
     ``p`` is that of a permutation of the rows, two-sided. It takes rows for exchangeable, which levels of one cube are
     not: two curves over noise that each rise and fall once correlate strongly by chance, and p is then too small.
@@ -236,7 +238,8 @@ def rank_correlation(
     for name in names:
         values = table[name].to_numpy(dtype=np.float64, na_value=np.nan) * (1 if directions[name] else -1)
         both = ~(np.isnan(values) | np.isnan(target))
-        rows[name] = _correlated(values[both], target[both], clusters[both], n_resamples, random_state)
+        pair = (_digits(values[both]), _digits(target[both]))
+        rows[name] = _correlated(*pair, clusters[both], n_resamples, random_state)
     found = pd.DataFrame.from_dict(rows, orient="index", columns=["rho", "low", "high", "p", "n"])
     return found.astype({"n": int}).sort_values("rho", ascending=False, kind="stable").rename_axis("metric")
 
@@ -277,21 +280,9 @@ def paired_tests(
         if first.replicates is None or second.replicates is None:
             continue
         difference = float(np.log(second.q / first.q))
-        error = jackknife_error(second.replicates - first.replicates)
-        # The same features twice differ by nothing, with no error.
-        t = difference / error if error > 0 else float(np.copysign(np.inf, difference)) if difference else 0.0
-        dof = first.n_folds - 1
-        tests.append(
-            {
-                "a": a,
-                "b": b,
-                "varies": varies[0],
-                "difference": second.icr - first.icr,
-                "t": t,
-                "dof": dof,
-                "p": 2 * float(stats.t.sf(abs(t), dof)),
-            }
-        )
+        test = paired_test(difference, second.replicates - first.replicates)
+        place = {"a": a, "b": b, "varies": varies[0], "difference": second.icr - first.icr}
+        tests.append(place | test._asdict())
     adjusted = holm(np.array([test["p"] for test in tests]))
     return [test | {"p_adjusted": float(p)} for test, p in zip(tests, adjusted, strict=True)]
 
@@ -597,6 +588,11 @@ def _correlated(
         draws.append(float(_spearman(x[index], y[index])))
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return rho, float(low), float(high), p, n
+
+
+def _digits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To nine digits: what differs by rounding alone has the same rank."""
+    return np.array([float(f"{value:.9g}") for value in values])
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> Any:

@@ -33,7 +33,15 @@ from icrkit.metrics._decomposition import held_out_folds, traces, without_consta
 from icrkit.metrics._information import invariant_information
 from icrkit.moments import Moments
 from icrkit.readings._pairing import Draws, check_same_folds, trained_range_of
-from icrkit.readings._reading import READ_ERRORS, Reading, criterion_of, fold_contributions, naming, read_features
+from icrkit.readings._reading import (
+    READ_ERRORS,
+    Reading,
+    criterion_of,
+    difference_lengths,
+    fold_contributions,
+    naming,
+    read_features,
+)
 
 __all__ = ["TrainingCourse", "Turn", "find_turn"]
 
@@ -303,7 +311,7 @@ class _Boundary:
         if may_cross <= 0:
             return False
         differences = contributions[:-1] - contributions[-1]
-        size = np.sqrt(np.square(differences).sum(axis=1, keepdims=True))
+        size = difference_lengths(differences)[:, None]
         if not size.any():
             return False
         # Where features did not change there is no difference, and nothing to test.

@@ -21,7 +21,14 @@ from icrkit.exceptions import CubeFormatError
 from icrkit.metrics._crossfit import jackknife_error
 from icrkit.moments import Moments
 from icrkit.readings._pairing import DRAWN_OF_MODELS, check_same_draws, check_same_folds
-from icrkit.readings._reading import Reading, criterion_of, naming, read_features
+from icrkit.readings._reading import (
+    Reading,
+    criterion_of,
+    difference_lengths,
+    fold_contributions,
+    naming,
+    read_features,
+)
 
 __all__ = ["Difference", "PairedTest", "difference", "paired_difference", "paired_test"]
 
@@ -51,11 +58,14 @@ def paired_test(change: float, replicates: Vector) -> PairedTest:
 
     Notes
     -----
-    t = change over the jackknife error, n_folds - 1 degrees of freedom. The same features twice differ by nothing,
-    without an error: t is 0.
+    t = change over the jackknife error, n_folds - 1 degrees of freedom. The same features twice, or a linear map of
+    them, differ by rounding, whose error says nothing: t is 0.
     """
-    error, dof = jackknife_error(replicates), len(replicates) - 1
-    t = change / error if error > 0 else float(np.copysign(np.inf, change)) if change else 0.0
+    dof = len(replicates) - 1
+    if not difference_lengths(fold_contributions(change, replicates)):
+        return PairedTest(0.0, dof, 1.0)
+    error = jackknife_error(replicates)
+    t = change / error if error > 0 else float(np.copysign(np.inf, change))
     return PairedTest(t, dof, 2 * float(stats.t.sf(abs(t), dof)))
 
 
@@ -219,11 +229,12 @@ def difference(a: Reading, b: Reading, confidence: float = 0.95) -> Difference:
     root of the sum of squares of the distance to D(c, e) and of what moving c over its own interval adds to that. As
     D(c, 0) = 0 for every c, the interval leaves out 0 exactly where that of x does, and p is below 1 - confidence.
     """
-    change = b.merit - a.merit
-    test = paired_test(change, b.replicates - a.replicates)
+    change, replicates, estimate = b.merit - a.merit, b.replicates - a.replicates, b.value - a.value
+    test = paired_test(change, replicates)
+    if not difference_lengths(fold_contributions(change, replicates)):
+        change, replicates, estimate = 0.0, np.zeros_like(replicates), 0.0
     quantile = float(stats.t.ppf(0.5 + confidence / 2, test.dof))
-    half = quantile * jackknife_error(b.replicates - a.replicates)
-    estimate = b.value - a.value
+    half = quantile * jackknife_error(replicates)
     weight, place_half = _place(_merit_half_width(a), _merit_half_width(b), half)
     place = weight * a.merit + (1 - weight) * b.merit
 

@@ -28,6 +28,7 @@ __all__ = [
     "Criterion",
     "Reading",
     "criterion_of",
+    "difference_lengths",
     "fold_contributions",
     "naming",
     "read",
@@ -38,6 +39,10 @@ Vector = NDArray[np.float64]
 
 # What the features of one place may lack, whatever holds at others.
 READ_ERRORS = (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError, NonFiniteError)
+
+# Merits that are nearer than this, in nats or in parts of Q, are the same. Rounding of float32 features and products
+# moves them by less, and an error as small would take 10^10 images.
+_SAME = 1e-5
 
 
 class Criterion(NamedTuple):
@@ -273,6 +278,22 @@ def fold_contributions(merits: ArrayLike, replicates: Vector) -> Vector:
     shifts = others * (replicates.mean(axis=-1, keepdims=True) - replicates)
     contributions: Vector = np.asarray(merits, dtype=np.float64)[..., None] + shifts
     return contributions
+
+
+def difference_lengths(differences: Vector) -> Vector:
+    """How long the differences between contributions of folds are; 0 where they are rounding, and nothing to test.
+
+    Parameters
+    ----------
+    differences : ndarray (..., n_folds)
+        Contributions to one merit less those to another.
+
+    Returns
+    -------
+    ndarray (...,)
+    """
+    lengths = np.linalg.norm(differences, axis=-1)
+    return np.asarray(np.where(lengths > _SAME * np.sqrt(differences.shape[-1]), lengths, 0.0))
 
 
 def merits(readings: Sequence[Reading]) -> tuple[Vector, Vector]:

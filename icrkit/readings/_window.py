@@ -31,6 +31,7 @@ from icrkit.readings._reading import (
     READ_ERRORS,
     Reading,
     criterion_of,
+    difference_lengths,
     fold_contributions,
     merits,
     naming,
@@ -116,7 +117,7 @@ def p_best(values: Vector, replicates: Vector) -> Vector:
     along = np.concatenate([means, directions]) @ folds.T
     p = np.empty(len(values))
     for level in range(len(values)):
-        lengths = np.linalg.norm(folds - folds[level], axis=1)
+        lengths = difference_lengths(folds - folds[level])
         # The cosine of a difference with the direction is monotone in t. That of the level itself, and of one that
         # differs by nothing, is 0.
         scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)

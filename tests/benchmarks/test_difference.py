@@ -52,6 +52,6 @@ def test_the_committed_study_holds_what_the_documentation_says(benchmark, commit
 
 @pytest.mark.parametrize("law", ["lognormal", "outliers"])
 def test_no_difference_of_icr_is_seldom_called_one_under_heavy_tails(benchmark, law):
-    # 40 repeats: three times the level and Monte-Carlo error; plug-in replicates said it of 11 and 22 %.
-    rejected = np.mean([benchmark.one_repeat((law, 16, (0.5, 0.5)), seed)[0][2] for seed in range(40)])
-    assert rejected <= 0.125
+    # 100 repeats: 7 % and three Monte-Carlo errors; plug-in replicates said it of 11 and 22 %.
+    rejected = np.mean([benchmark.one_repeat((law, 16, (0.5, 0.5)), seed)[0][2] for seed in range(100)])
+    assert rejected <= 0.146

@@ -532,6 +532,16 @@ def test_signs_are_those_of_better():
     assert rank_correlation(frame, "rankme")["rho"].to_dict() == {"icr": -1.0}
 
 
+def test_ranks_do_not_hang_on_rounding():
+    """The same space under six linear maps: RankMe of all is one number, but for its last digits."""
+    value, last = 3.7, np.spacing(3.7)
+    x = value + last * np.array([3, -2, 0, 1, -1, 2])
+    frame = ranked(rankme=[*x, 5.0], accuracy=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    expected = stats.spearmanr([value] * 6 + [5.0], frame["accuracy"]).statistic
+    assert rank_correlation(frame, "accuracy").loc["rankme", "rho"] == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(rank_correlation(frame[:6], "accuracy").loc["rankme", "rho"])
+
+
 @PROPERTY
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=12))
 def test_rho_is_scipys_with_ties(pairs):
