@@ -28,6 +28,16 @@ runpy.run_module("icrkit", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def signals_are_heard():
+    """Tests that run in the background of a shell, or under nohup, inherit signals that are ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_both_signals_raise_and_handlers_come_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for number, kind in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)):
