@@ -108,7 +108,14 @@ class Features:
     def watched(self, watch: Callable[[int, NDArray[Any]], None]) -> Features:
         """The features, whose blocks somebody else is shown; those in memory, which passes may read anyhow, at once."""
         if not self.in_memory:
-            return dataclasses.replace(self, watch=watch)
+            before = self.watch
+
+            def watch_both(start: int, block: NDArray[Any]) -> None:
+                watch(start, block)
+                if before is not None:
+                    before(start, block)
+
+            return dataclasses.replace(self, watch=watch_both)
         for start, block in self.blocks():
             watch(start, block)
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icrkit._features import as_features
+from icrkit._image_sample import (
+    ImageSample,
+    hash_of_ids,
+    merge_samples,
+    no_images,
+    remove_sample,
+    stack_samples,
+)
 from icrkit._variation import Variation, merge, nothing_varies, reduce, stack_variations, variation_of
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
 from icrkit.linalg import SpdFactor
@@ -70,17 +77,7 @@ def fold_of_images(image_ids: NDArray[Any], n_folds: int, random_state: int = 0)
     -------
     ndarray (n_images,) of int64 in [0, n_folds)
     """
-    if image_ids.dtype.kind in "iu":
-        keys = image_ids.astype(np.uint64)
-    else:
-        digests = (hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in image_ids)
-        keys = np.frombuffer(b"".join(digests), dtype=np.uint64)
-    # splitmix64: its finaliser spreads consecutive integers over all 64 bits.
-    with np.errstate(over="ignore"):
-        keys = keys + np.uint64(0x9E3779B97F4A7C15) * np.uint64(random_state % 2**32 + 1)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
-        keys ^= keys >> np.uint64(31)
+    keys = hash_of_ids(image_ids, random_state)
     return (keys % np.uint64(max(n_folds, 1))).astype(np.int64)
 
 
@@ -117,6 +114,10 @@ class Moments:
         n_features), one of the images; "varies" (*lead, n_features), whether another image differs from it; and
         "views_vary" (*lead, n_features), whether its differences between views do. What does not vary has exactly no
         scatter. Empty where it is not known, as in files of older versions.
+    sample : dict of str to ndarray
+        Up to 256 of the images, those of the smallest hashes of their ids: "keys" (n,), the hashes, and "images" (n,
+        n_views, n_features), their features; with the axis "sigma" first where there is one. For checks that moments
+        cannot make. Empty where it is not known, as for one fold.
 
     Notes
     -----
@@ -157,6 +158,7 @@ class Moments:
     products: str = "float64"
     cancellation: float = 1.0
     variation: Variation = dataclasses.field(default_factory=dict)
+    sample: ImageSample = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # The door for what others made, `dataclasses.replace` included: metrics then never meet NaN in moments.
@@ -185,6 +187,7 @@ class Moments:
             dims=("fold",) if n_folds else (),
             views_ordered=views_ordered,
             variation=nothing_varies(lead, n_views, n_features),
+            sample=no_images(n_views, n_features),
         )
 
     @classmethod
@@ -225,8 +228,9 @@ class Moments:
             found = variation_of(features.read())
             # Settled first: what does not vary may be so great that its sums overflow.
             made = cls.empty(*h.shape[1:], views_ordered=views_ordered).replace_unchecked(
-                n_images=np.array(len(h)), mean=mean + rest, between=t.T @ t, within=e.T @ e, variation=found
-            )
+                n_images=np.array(len(h)), mean=mean + rest, between=t.T @ t, within=e.T @ e, variation=found,
+                sample={},
+            )  # fmt: skip
         return made.settled().refused_if_not_finite()
 
     @classmethod
@@ -332,6 +336,7 @@ class Moments:
             products=min(self.products, other.products),  # "float32" < "float64": the coarser one
             cancellation=max(self.cancellation, other.cancellation),
             variation=merge(self.variation, self.n_images, other.variation, other.n_images),
+            sample=(merge_samples if sign > 0 else remove_sample)(self.sample, other.sample),
         )
         rounding = merged._rounding_of_means(np.abs(weight) * np.abs(part) for part in (grand, contrasts))
         merged = merged._magnified(rounding) if sign > 0 else merged._remainder_of(self, rounding)
@@ -455,6 +460,7 @@ class Moments:
             dims=tuple(name for name in self.dims if name != dim),
             coords={name: value for name, value in self.coords.items() if name != dim},
             variation=reduce(self.variation, self.n_images, axis),
+            sample=self.sample if dim == "fold" else {},
         ).settled()
         moved = ((np.abs(part) * weight).sum(axis=axis) for part in (grand, contrasts))
         return merged._magnified(merged._rounding_of_means(moved))
@@ -478,6 +484,8 @@ class Moments:
                 dims=dims,
                 coords=coords,
                 variation={key: np.array(value[at]) for key, value in result.variation.items()},
+                # Folds come last: those before them are the sample's axes as well.
+                sample={} if name == "fold" else {key: value[at] for key, value in result.sample.items()},
             )
         return result
 
@@ -489,6 +497,7 @@ class Moments:
             between=self.between[..., index[:, None], index],
             within=self.within[..., index[:, None], index],
             variation={key: value[..., index] for key, value in self.variation.items()},
+            sample=self.sample and self.sample | {"images": self.sample["images"][..., index]},
         )
 
     def usable_folds(self, min_images: int = 2) -> Moments:
@@ -513,7 +522,8 @@ class Moments:
         groups = joined[groups]
         if len(np.unique(groups)) == self.n_folds:
             return self
-        return Moments.stack([self.select(fold=np.flatnonzero(groups == k)).sum("fold") for k in np.unique(groups)])
+        joined_folds = [self.select(fold=np.flatnonzero(groups == k)).sum("fold") for k in np.unique(groups)]
+        return Moments.stack(joined_folds).replace_unchecked(sample=self.sample)
 
     @staticmethod
     def stack(parts: Sequence[Moments], dim: str = "fold", coord: NDArray[Any] | None = None) -> Moments:
@@ -533,6 +543,7 @@ class Moments:
             products=min(p.products for p in parts),
             cancellation=max(p.cancellation for p in parts),
             variation=stack_variations([p.variation for p in parts]),
+            sample=stack_samples([p.sample for p in parts]) if dim != "fold" else {},
         )
 
     def _axis(self, dim: str) -> int:

@@ -286,7 +286,9 @@ def test_pickle_carries_the_sums_and_not_what_is_derived(levels):
     assert_same(again, levels, 0)
     assert "total" not in vars(again)
     assert_same(again.total, levels.total, 0)
-    size = sum(getattr(levels, n).nbytes for n in FIELDS) + sum(a.nbytes for a in levels.variation.values())
+    size = sum(getattr(levels, n).nbytes for n in FIELDS) + sum(
+        a.nbytes for a in [*levels.variation.values(), *levels.sample.values()]
+    )
     assert len(pickle.dumps(levels)) < 2 * size + 2000
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from icrkit._features import Features, as_features, n_levels, split_levels
+from icrkit._image_sample import SampleTracker
 from icrkit._repeats import RepeatTracker
 from icrkit.backends import _numpy
 from icrkit.cube import Cube
@@ -68,6 +69,12 @@ def moments_of(
 
 def _moments_of(features: Features, n_folds: int, dtype: str, random_state: int) -> Moments:
     folds = fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None
+    tracker = SampleTracker(features.image_ids, *features.shape[1:], features.dtype)
+    moments = _passed(features.watched(tracker.add), folds, n_folds, dtype)
+    return moments.replace_unchecked(sample=tracker.sample)
+
+
+def _passed(features: Features, folds: NDArray[np.int64] | None, n_folds: int, dtype: str) -> Moments:
     make = PASSES["numpy"]
     products = dtype
     if dtype == "auto":

@@ -274,6 +274,7 @@ def _collect(
         views_ordered=features.views_ordered,
         products=products,
         variation=stack_variations([one.tracker.found for one in bins]) if folded else bins[0].tracker.found,
+        sample={},
     ).settled()
     # Of what does not vary nothing was kept, and nothing was lost.
     kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])

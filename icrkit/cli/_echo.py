@@ -13,10 +13,31 @@ import click
 
 from icrkit._text import printable, strict_json
 
-__all__ = ["FIGURES", "PAGES", "check_targets", "say", "say_json", "say_result", "warn"]
+__all__ = [
+    "FIGURES",
+    "PAGES",
+    "check_targets",
+    "say",
+    "say_json",
+    "say_result",
+    "signs_of",
+    "spatial_sign_option",
+    "warn",
+]
 
+# For features of which a few images outweigh the rest.
+spatial_sign_option = click.option("--spatial-sign", is_flag=True, help="Give all images one size first.")
 FIGURES = (".png", ".svg", ".pdf")
 PAGES = (".html", ".htm")
+
+
+def signs_of(cube: Any, wanted: bool) -> Any:
+    """The cube, with its images at one size where that is wanted."""
+    if not wanted:
+        return cube
+    from icrkit.metrics import spatial_sign
+
+    return spatial_sign(cube)
 
 
 def say(line: object = "") -> None:

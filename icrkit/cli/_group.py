@@ -115,6 +115,7 @@ class _Icrkit(click.Group):
 # Phrases of messages about features that were read, for commands that have no option of that name.
 _PYTHON_NAMES = {
     "n_views=2 or more": "--n-views 2 or more",
+    "take spatial_sign(X): all": "take --spatial-sign: all",
     "PerView(PCA(n_components)) first": "a PCA first",
     "use dtype='float64'": "store them as float64",
     "dtype='float64'": "float64 features",

@@ -11,7 +11,7 @@ import click
 
 from icrkit import exceptions
 from icrkit._text import at_sigma, cell_text
-from icrkit.cli._echo import FIGURES, check_targets, say, say_json, warn
+from icrkit.cli._echo import FIGURES, check_targets, say, say_json, signs_of, spatial_sign_option, warn
 from icrkit.cli._table import records, say_ranks, say_table, say_tests
 from icrkit.exceptions import CubeFormatError, NotComputedWarning
 
@@ -28,6 +28,7 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Names with commas between them, or 'moments': those that cost little.",
         ),
         click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units."),
+        spatial_sign_option,
         click.option("--sigma", type=float, multiple=True, help="This noise level only; may be repeated."),
         click.option("--layer", multiple=True, help="This layer only; may be repeated."),
     ):  # fmt: skip
@@ -38,12 +39,12 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Metrics of one cube, with intervals.")
 @click.argument("path", type=click.Path())
 @_metric_options
-def score(path: str, as_json: bool, metrics: tuple[str, ...], **options: Any) -> None:
+def score(path: str, as_json: bool, metrics: tuple[str, ...], spatial_sign: bool, **options: Any) -> None:
     """Metrics of the cube at PATH, with intervals where there are any.
 
     The ICR is the cross-fitted one. Metrics that need labels are left out where the cube has none.
     """
-    cubes = _named_cubes([path])
+    cubes = _named_cubes([path], spatial_sign)
     table = _table(cubes, _metric_names(metrics, cubes), **options)
     if as_json:
         say_json(_table_facts(table))
@@ -71,6 +72,7 @@ def compare(
     paths: tuple[str, ...],
     as_json: bool,
     metrics: tuple[str, ...],
+    spatial_sign: bool,
     join: str | None,
     rank_by: str | None,
     lower_is_better: bool,
@@ -87,7 +89,7 @@ def compare(
     from icrkit.readings._outside import Outside, read_outside
 
     check_targets({csv: (".csv",), plot: FIGURES, curves: FIGURES})
-    cubes = _named_cubes(paths)
+    cubes = _named_cubes(paths, spatial_sign)
     outside = Outside((), [], {}) if join is None else read_outside(join, cubes, options["layer"], options["sigma"])
     names = _metric_names(metrics, cubes)
     up: bool | None = None  # whether greater is better, of a column to rank by that is no metric
@@ -132,12 +134,13 @@ def compare(
 _RANKABLE = ("sigma", "step", "n_images", "n_views", "n_features")
 
 
-def _named_cubes(paths: Iterable[str]) -> dict[str, Any]:
+def _named_cubes(paths: Iterable[str], spatial_sign: bool) -> dict[str, Any]:
     """Cubes under the names that they have in the table."""
     from icrkit.io import open_cube
     from icrkit.readings._compare import named_cubes
 
-    return named_cubes([open_cube(path) for path in paths])
+    cubes = named_cubes([open_cube(path) for path in paths])
+    return {name: signs_of(cube, spatial_sign) for name, cube in cubes.items()}
 
 
 def _table(

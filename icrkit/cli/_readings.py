@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from icrkit.cli._echo import FIGURES, PAGES, check_targets, say_json, say_result
+from icrkit.cli._echo import FIGURES, PAGES, check_targets, say_json, say_result, signs_of, spatial_sign_option
 from icrkit.exceptions import CubeFormatError
 
 __all__ = ["COMMANDS"]
@@ -26,12 +26,13 @@ __all__ = ["COMMANDS"]
     help="What levels are ranked by.",
 )
 @click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
+@spatial_sign_option
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the curve: .png, .svg or .pdf.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def sweep(
-    path: str, layer: str | None, criterion: str, drop_constant: bool, plot: str | None, report: str | None,
-    as_json: bool,
+    path: str, layer: str | None, criterion: str, drop_constant: bool, spatial_sign: bool, plot: str | None,
+    report: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """ICR and invariant information at every noise level of the cube at PATH, and the semantic window.
 
@@ -44,7 +45,8 @@ def sweep(
     check_targets({plot: FIGURES, report: PAGES})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "layer .* is left out", UserWarning)  # said with the result
-        result = Sweep.of(open_cube(path), layer, criterion, drop_constant=drop_constant)
+        cube = signs_of(open_cube(path), spatial_sign)
+        result = Sweep.of(cube, layer, criterion, drop_constant=drop_constant)
     if plot is not None:
         result.save_figure(plot)
     if report is not None:
@@ -70,6 +72,7 @@ def sweep(
     "--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step take no part in the call."
 )
 @click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
+@spatial_sign_option
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the course: .png, .svg or .pdf.")
 @click.option("--expansion", type=click.Path(dir_okay=False), help="Write both traces over the steps: .png, ...")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
@@ -80,6 +83,7 @@ def course(
     plot: str | None,
     expansion: str | None,
     report: str | None,
+    spatial_sign: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -95,7 +99,8 @@ def course(
     check_targets({plot: FIGURES, expansion: FIGURES, report: PAGES})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "layer .* is left out", UserWarning)  # said with the result
-        result = Course.of(_checkpoints(paths), progress=not quiet, **options)
+        cubes = (signs_of(cube, spatial_sign) for cube in _checkpoints(paths))
+        result = Course.of(cubes, progress=not quiet, **options)
     if plot is not None:
         result.save_figure(plot)
     if expansion is not None:

@@ -39,6 +39,7 @@ from icrkit.metrics._probes import (
 from icrkit.metrics._rankme import RankMe, rankme
 from icrkit.metrics._registry import Metric, find_metric, known_metrics
 from icrkit.metrics._silhouette import Silhouette, silhouette
+from icrkit.metrics._spatial_sign import spatial_sign
 from icrkit.metrics._trace_ratio import TraceRatio, trace_ratio
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "rankme",
     "residual_covariance",
     "silhouette",
+    "spatial_sign",
     "stable_rank",
     "trace_ratio",
     "traces",

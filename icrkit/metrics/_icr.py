@@ -43,6 +43,7 @@ from icrkit.metrics._gram import (
     gram_matrix,
     held_out_gram_snr,
 )
+from icrkit.metrics._tails import Tails, tails_of, warn_of_tails
 from icrkit.moments import Moments
 
 __all__ = ["ICREstimator", "held_out_snr", "icr", "plug_in_snr"]
@@ -258,6 +259,9 @@ class ICREstimator(MomentsEstimator):
     condition_number_, error_bound_ : float
         Of the scaled residual covariance (1-norm), and unit roundoff times it: a bound on the error of ICR. From the
         Gram matrix: an upper bound of that of Sigma_xi + tau I, and what rounding may have done to `icr_plugin_`.
+    tails_ : Tails or None
+        How unlike the images of a sample are in size; a warning says so where the interval is too narrow for it. None
+        from the Gram matrix, and from moments without a sample.
     moments_ : Moments
         Of all features, dropped ones included. Not from the Gram matrix.
     dropped_features_ : ndarray of int
@@ -384,6 +388,7 @@ class ICREstimator(MomentsEstimator):
         )
         self.dropped_features_, self._gram_fit = dropped, _GramFit(model, gram, features)
         self.condition_number_, self.error_bound_ = model.condition_number, model.error_bound
+        self.tails_: Tails | None = None
         return self._report(estimates, chosen, traces(gram, self.residual_centering), gram.n_features)
 
     def _finish(self, moments: Moments) -> Self:
@@ -401,6 +406,7 @@ class ICREstimator(MomentsEstimator):
         self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
         self.dropped_features_, self._used, self._model, self._gram_fit = dropped, used, model, None
         self.condition_number_, self.error_bound_ = model.condition_number, error_bound
+        self.tails_ = tails_of(total, model)
         return self._report(estimates, chosen, traces(total, centering), total.n_features)
 
     def _chosen(self, estimates: dict[str, Any]) -> Any:
@@ -447,6 +453,8 @@ class ICREstimator(MomentsEstimator):
 
     def _warn(self) -> None:
         if isinstance(self._crossfit, Crossfit):
+            if self.tails_ is not None and self.tails_.heavy:
+                warn_of_tails(str(self.tails_), self.confidence, stacklevel=5)
             low, high = self.interval_
             if self.correction == "none" and not low <= self.icr_plugin_ <= high:
                 warnings.warn(

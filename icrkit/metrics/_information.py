@@ -33,6 +33,7 @@ from icrkit.metrics._decomposition import (
     residual_covariance,
 )
 from icrkit.metrics._fisher import Spectrum, fisher_spectrum
+from icrkit.metrics._tails import tails_of, warn_of_tails
 from icrkit.moments import Moments
 
 __all__ = ["Information", "InvariantInformation", "held_out_snr_by_direction", "information", "invariant_information"]
@@ -481,6 +482,8 @@ class InvariantInformation(MomentsEstimator):
     mean_ : ndarray (d,)
     n_folds_ : int
         Folds in use; 0 where there are none.
+    tails_ : Tails or None
+        How unlike the images of a sample are in size; a warning says so where the interval is too narrow for it.
     moments_ : Moments
     n_features_in_ : int
 
@@ -551,6 +554,9 @@ class InvariantInformation(MomentsEstimator):
         self.moments_, self.method_, self.information_ = moments, method, found.value
         self._interval, self._snr = interval, None
         self._model = ResidualModel(moments.total, *options)
+        self.tails_ = tails_of(moments.total, self._model)
+        if self.tails_ is not None and self.tails_.heavy:
+            warn_of_tails(str(self.tails_), self.confidence, stacklevel=3)
         self._directions = _Directions(moments.total, *options)
         self.n_folds_ = found.n_folds
         self.mean_ = moments.total.mean.mean(axis=0)

@@ -41,6 +41,7 @@ from icrkit.readings._reading import (
     fold_contributions,
     naming,
     read_features,
+    warn_of_heavy_tails,
 )
 
 __all__ = ["TrainingCourse", "Turn", "find_turn"]
@@ -784,6 +785,12 @@ class TrainingCourse(NotForTables, BaseEstimator):  # type: ignore[misc]
         layers = read.leave_out_refused()
         for layer, reason in read.refused.items():
             warnings.warn(f"layer {layer} is left out: {reason}", stacklevel=2)
+        places = itertools.product(used, enumerate(layers), enumerate(read.first.sigmas))
+        readings = {
+            f"step {read.steps[n]}, layer {layer}, sigma {sigma:g}": read.readings[n][i, k].of(self.criterion)
+            for n, (i, layer), (k, sigma) in places
+        }
+        warn_of_heavy_tails(readings, self.confidence)
         curve = _curve(read, {"layer": list(layers), "sigma": read.first.sigmas})
         self._judge(
             _Readings(curve, [read.readings[k] for k in used], np.array(read.steps)[used], read.level, read.refused)

@@ -28,6 +28,7 @@ from icrkit.readings._reading import (
     fold_contributions,
     naming,
     read_features,
+    warn_of_heavy_tails,
 )
 
 __all__ = ["Difference", "PairedTest", "difference", "paired_difference", "paired_test"]
@@ -204,6 +205,7 @@ def paired_difference(
             f"a has {one.n_features} features, b {other.n_features}: ICR is not comparable between spaces of different "
             'width. Take criterion="information", or reduce both to one number of components first.'
         )
+    warn_of_heavy_tails({"a": one, "b": other}, confidence)
     return difference(one, other, confidence)
 
 

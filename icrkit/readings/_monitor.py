@@ -29,7 +29,7 @@ from icrkit.readings._course import (
     step_number,
 )
 from icrkit.readings._pairing import check_recorded_draws, check_same_folds
-from icrkit.readings._reading import READ_ERRORS, Reading, criterion_of
+from icrkit.readings._reading import READ_ERRORS, Reading, criterion_of, warn_of_heavy_tails
 
 __all__ = ["ICRMonitor", "MonitorState"]
 
@@ -179,6 +179,7 @@ class ICRMonitor:
         self.drop_constant = drop_constant
         self._probe: _Probe | None = None
         self._levels: list[_Level] = []
+        self._heavy_tails = False
         self.steps_: list[int] = []
         self.history_: list[dict[str, Any]] = []
         self.state_: MonitorState | None = None
@@ -255,6 +256,11 @@ class ICRMonitor:
             if isinstance(reason, str):
                 warnings.warn(f"{reason} (this level is left out of this update)", stacklevel=2)
         self._probe = probe
+        headline = found[probe.headline]
+        if isinstance(headline, LevelReading) and not self._heavy_tails:  # said once in a run
+            reading = headline.of(self.criterion)
+            self._heavy_tails = reading.tails is not None and reading.tails.heavy
+            warn_of_heavy_tails({name: reading}, self.confidence)
         return self._say(step, found)
 
     def _read(self, space: Space, k: int, name: str) -> tuple[Moments, LevelReading]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NonF
 from icrkit.metrics._crossfit import crossfit, jackknife_error
 from icrkit.metrics._decomposition import ResidualModel, constant_features
 from icrkit.metrics._information import information
+from icrkit.metrics._tails import Tails, tails_of, warn_of_tails
 from icrkit.moments import Moments
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "naming",
     "read",
     "read_features",
+    "warn_of_heavy_tails",
 ]
 
 Vector = NDArray[np.float64]
@@ -100,6 +102,8 @@ class Reading:
     replicates : ndarray (n_folds,)
         Merit without each fold of images.
     n_images, n_views, n_features : int
+    tails : Tails, optional
+        How unlike the images are in size, where it is known.
     """
 
     criterion: Criterion
@@ -111,6 +115,7 @@ class Reading:
     n_images: int
     n_views: int
     n_features: int
+    tails: Tails | None = None
 
     @property
     def n_folds(self) -> int:
@@ -173,9 +178,10 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
     """
     chosen = criterion_of(criterion)
     found: Any
+    model = ResidualModel(moments.total, regularization)
     if criterion == "icr":
         # The check of the moments' precision is the model's.
-        ResidualModel(moments.total, regularization).error_bound()
+        model.error_bound()
         found = crossfit(moments, regularization)
         value, merit, replicates = found.icr, float(np.log(found.q)), found.replicates
     else:
@@ -184,7 +190,7 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
     low, high = found.interval(confidence)
     return Reading(
         chosen, value, low, high, merit, np.asarray(replicates), int(moments.n_images.sum()), moments.n_views,
-        moments.n_features,
+        moments.n_features, tails_of(moments.total, model),
     )  # fmt: skip
 
 
@@ -258,6 +264,15 @@ def naming(place: str) -> Iterator[None]:
         yield
     except READ_ERRORS as error:
         raise type(error)(f"{place}: {error}") from error
+
+
+def warn_of_heavy_tails(readings: Mapping[str, Reading], confidence: float, *, stacklevel: int = 2) -> None:
+    """Warn once of all readings, by their places, whose tails are too heavy for intervals and tests."""
+    heavy = {place: r.tails for place, r in readings.items() if r.tails is not None and r.tails.heavy}
+    if heavy:
+        worst = max(heavy, key=lambda place: max(heavy[place].residual, heavy[place].means))
+        where = worst if len(readings) == 1 else f"{worst} (and {len(heavy) - 1} of {len(readings) - 1} other places)"
+        warn_of_tails(f"{where}: {heavy[worst]}", confidence, stacklevel=stacklevel + 1)
 
 
 def fold_contributions(merits: ArrayLike, replicates: Vector) -> Vector:

@@ -39,7 +39,7 @@ from icrkit.metrics._decomposition import (
 from icrkit.metrics._icr import plug_in_snr
 from icrkit.moments import Moments, fold_of_images
 from icrkit.readings._evidence import LEAST_DOF
-from icrkit.readings._reading import Reading, criterion_of, read_features
+from icrkit.readings._reading import Reading, criterion_of, read_features, warn_of_heavy_tails
 
 __all__ = ["SampleSize", "sample_size", "sample_size_curve"]
 
@@ -176,6 +176,7 @@ def sample_size(
             "least twice as many as features.",
             stacklevel=2,
         )
+    warn_of_heavy_tails({"the pilot": reading}, confidence)
     law = (_ICRSpread if criterion == "icr" else _InformationSpread).of(moments, reading)
     quantile = float(stats.t.ppf(0.5 + confidence / 2, n_folds - 1))
 

@@ -36,6 +36,7 @@ from icrkit.readings._reading import (
     merits,
     naming,
     read_features,
+    warn_of_heavy_tails,
 )
 
 __all__ = ["SemanticWindow", "best_levels", "p_best", "window_around"]
@@ -309,6 +310,7 @@ class SemanticWindow(
         self.refused_ = {name: str(error) for name, error in refused.items()}
         for name, reason in self.refused_.items():
             warnings.warn(f"layer {name} is left out: {reason}", stacklevel=2)
+        self._warn_of_tails(layers, sigmas)
         curve = xr.concat([found.curve for found in layers.values()], dim="layer")
         self.trained_range_ = trained_range
         self.curve_ = curve.assign(trained=("sigma", trained))
@@ -319,6 +321,14 @@ class SemanticWindow(
         self._choose(layers, evidence, sigmas, np.flatnonzero(trained))
         self.n_features_in_ = cube.n_features[self.best_layer_]
         return self
+
+    def _warn_of_tails(self, layers: dict[str, _Layer], sigmas: Vector) -> None:
+        readings = {
+            f"layer {name} at sigma {sigma:g}": reading
+            for name, layer in layers.items()
+            for sigma, reading in zip(sigmas, layer.readings[self.criterion], strict=True)
+        }
+        warn_of_heavy_tails(readings, self.confidence, stacklevel=3)
 
     def _choose(
         self, layers: dict[str, _Layer], evidence: dict[str, Evidence], sigmas: Vector, candidates: NDArray[np.int64]

@@ -19,7 +19,7 @@ from icrkit.plot._style import save_figure
 from icrkit.readings._course import TrainingCourse
 from icrkit.readings._evidence import Evidence
 from icrkit.report._figure import figure
-from icrkit.report._words import TERMS, capital, interval, level_words, listed, number, share, with_unit
+from icrkit.report._words import TERMS, capital, image_count, interval, level_words, listed, number, share, with_unit
 
 __all__ = ["Course", "Series"]
 
@@ -505,7 +505,8 @@ class Course:
     def to_text(self) -> str:
         """Tables for a terminal: every checkpoint, then every layer and level."""
         terms, sure = TERMS[self.criterion], f"{self.confidence:.0%} interval"
-        size = f"{self.n_features[self.course.layer_]} features), {self.n_images} images x {self.n_views} views"
+        images = f"{image_count(self.n_images, self.attrs)} x {self.n_views} views"
+        size = f"{self.n_features[self.course.layer_]} features), {images}"
         lines = [f"{self.place} ({size}"]
         head = f"       step   information   {sure}     ICR   {sure}"
         lines.append(head + "".join(f"   {series.name}" for series in self.series))

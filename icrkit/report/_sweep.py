@@ -19,7 +19,7 @@ from icrkit.readings import SemanticWindow
 from icrkit.readings._evidence import Evidence
 from icrkit.readings._reading import criterion_of
 from icrkit.report._figure import figure
-from icrkit.report._words import TERMS, capital, interval, level_words, listed, number, with_unit
+from icrkit.report._words import TERMS, capital, image_count, interval, level_words, listed, number, with_unit
 
 __all__ = ["Sweep"]
 
@@ -356,7 +356,8 @@ class Sweep:
         layer = layer or self.window.best_layer_
         rows = self.rows(layer)
         with_accuracy = "accuracy" in self.curve
-        lines = [f"layer {layer} ({self.n_features[layer]} features), {self.n_images} images x {self.n_views} views"]
+        images = f"{image_count(self.n_images, self.attrs)} x {self.n_views} views"
+        lines = [f"layer {layer} ({self.n_features[layer]} features), {images}"]
         sure = f"{self.window.confidence:.0%}"
         head = f"       sigma    ICR   {sure} interval   information   {sure} interval   plug-in"
         lines.append(head + "   accuracy" * with_accuracy)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["TERMS", "Terms", "capital", "interval", "level_words", "listed", "number", "share", "with_unit"]
+__all__ = [
+    "TERMS",
+    "Terms",
+    "capital",
+    "image_count",
+    "interval",
+    "level_words",
+    "listed",
+    "number",
+    "share",
+    "with_unit",
+]
 
 
 class Terms(NamedTuple):
@@ -42,6 +53,11 @@ TERMS = {
     "icr": Terms("ICR", "information", "", "lowest", "rise", "risen", "falling"),
     "information": Terms("information", "icr", " nats", "highest", "fall", "fallen", "rising"),
 }
+
+
+def image_count(n_images: int, attrs: Mapping[str, Any]) -> str:
+    """How many images, and whether they were given one size."""
+    return f"{n_images} images{' of one size (spatial signs)' if attrs.get('spatial_sign') else ''}"
 
 
 def number(value: float, criterion: str) -> str:

@@ -185,3 +185,24 @@ def test_a_layer_that_is_too_wide_is_named_and_the_others_are_read(icrkit: Run, 
     read = json.loads(icrkit("sweep", path, "--json").stdout)
     assert list(read["layers"]) == ["mid"] and list(read["refused"]) == ["wide"]
     assert icrkit("sweep", path, "--layer", "wide").exit_code == 1
+
+
+@pytest.mark.filterwarnings("default:.*unequal size")
+def test_images_of_one_size(tmp_path: Path, icrkit: Run) -> None:
+    """Where a few images outweigh the rest the way out is named as an option, and the option is one everywhere."""
+    rng = np.random.default_rng(0)
+    size = np.where(np.arange(N) % 50 == 0, 10.0, 1.0)[:, None, None, None]
+    h = rng.standard_normal((N, 1, 1, 4)) + size * [[0.7], [1.0], [1.5]] * rng.standard_normal((N, 2, 3, 4))
+    cube = ik.from_arrays({"mid": h}, sigmas=[0.1, 0.3, 1.0])
+    path = cube.save(tmp_path / "outliers.h5")
+    for command in ("sweep", "score", "compare"):
+        chosen = [] if command == "sweep" else ["--metrics", "icr"]
+        plain = icrkit(command, str(path), *chosen)
+        assert "images are of very unequal size" in plain.stderr and "or take --spatial-sign: all" in plain.stderr
+        signs = icrkit(command, str(path), *chosen, "--spatial-sign")
+        assert plain.exit_code == signs.exit_code == 0 and "unequal size" not in signs.stderr
+        icr = ik.ICREstimator("crossfit").fit(ik.spatial_sign(cube).select(sigma=0.3)).icr_
+        assert f"{icr:.3f}" in signs.stdout and f"{icr:.3f}" not in plain.stdout
+    assert f"{N} images of one size (spatial signs) x 2 views" in icrkit("sweep", str(path), "--spatial-sign").stdout
+    paths = [str(save(tmp_path / f"step-{k}.h5", snr, step=k)) for k, snr in zip(STEPS, SNR, strict=True)]
+    assert f"{N} images of one size" in icrkit("course", *paths, "--spatial-sign").stdout

@@ -155,7 +155,7 @@ def test_functions_and_estimators_check_labels_alike(name, match, rows):
         *(["b", "a", "b"], [True, False, True], np.array(["b", "a", "b"], dtype=object), np.array([3, 1, 3], np.uint8)),
         *(np.array([3.0, 1.0, 3.0]), np.array(["2021", "2020", "2021"], dtype="M8[D]"), pd.Series(["b", "a", "b"])),
     ],
-    ids=str,
+    ids=["list", "bools", "objects", "uint8", "floats", "dates", "series"],
 )
 def test_labels_of_any_kind_that_tells_classes_apart(y):
     assert class_codes(checked_labels(y, 3))[1].tolist() == [1, 0, 1]

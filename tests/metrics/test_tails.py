@@ -1,0 +1,150 @@
+"""Heavy tails: what is seen of them, and where it is said."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import icrkit as ik
+from icrkit.metrics._decomposition import ResidualModel
+from icrkit.metrics._tails import MOST_VARIATION, tails_of
+from icrkit.moments import Moments, helmert
+from icrkit.readings import paired_difference
+
+PROPERTY = settings(max_examples=25, derandomize=True, deadline=None)
+
+
+def features(seed: int, scale: str = "one", n: int = 200, d: int = 8, v: int = 2) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    size = {
+        "one": np.ones(n),
+        "outliers": np.where(np.arange(n) % 50 == 0, 10.0, 1.0),
+        "lognormal": np.exp(rng.standard_normal(n)),
+    }[scale]
+    signal = rng.standard_normal((n, 1, d))
+    return signal + size[:, None, None] * rng.standard_normal((n, v, d))
+
+
+def tails(h, **options):
+    moments = Moments.from_cube(h, n_folds=0, dtype="float64")
+    return tails_of(moments, ResidualModel(moments, **options))
+
+
+# ---- closed form and oracle -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", [2, 4])
+def test_sizes_are_those_without_the_image_itself(v):
+    h = features(3, "lognormal", n=40, d=3, v=v)
+    sizes = []
+    for i in range(len(h)):
+        # The scatter about the means of all, less the image's own part.
+        r = h - h.mean(axis=0)
+        r = r - r.mean(axis=1, keepdims=True)
+        others = np.einsum("ivd,ive->de", np.delete(r, i, axis=0), np.delete(r, i, axis=0))
+        contrasts = helmert(v) @ r[i]
+        sizes.append(np.einsum("vd,de,ve->v", contrasts, np.linalg.inv(others), contrasts))
+    gaussian = 2 / 3
+    expected = (np.var(sizes, ddof=1) / np.mean(sizes) ** 2 - gaussian) / (1 + gaussian)
+    found = tails(h)
+    assert found.residual == pytest.approx(expected, rel=1e-3)
+    assert found.n_images == 40 and found.largest >= np.sum(sizes, axis=1).max() / np.sum(sizes) - 1e-3
+
+
+def test_of_gaussian_features_little_is_seen_and_nothing_said():
+    found = [tails(features(seed, n=300, d=12)) for seed in range(40)]
+    assert np.mean([t.residual for t in found]) < 0.05 and np.mean([t.means for t in found]) < 0.05
+    assert not any(t.heavy for t in found)
+
+
+@pytest.mark.parametrize("scale", ["outliers", "lognormal"])
+def test_a_few_images_that_outweigh_the_rest_are_seen(scale):
+    assert all(tails(features(seed, scale)).heavy for seed in range(20))
+
+
+# ---- invariance -----------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10**6), blocks=st.integers(1, 5))
+def test_neither_order_nor_blocks_nor_maps_nor_folds_matter(seed, blocks):
+    h = features(7, "lognormal", n=600, d=4)
+    rng = np.random.default_rng(seed)
+    order, cuts = rng.permutation(600), np.sort(100 * rng.choice(np.arange(1, 6), blocks - 1, replace=False))
+    cube = ik.from_arrays(h, image_ids=np.arange(600))
+    want = tails(cube)
+    parts = [ik.from_arrays(h[rows], image_ids=rows) for rows in np.split(order, cuts)]
+    whole = sum((Moments.from_cube(p, n_folds=5, dtype="float64") for p in parts), Moments.empty(2, 4, n_folds=5))
+    assert tails_of(whole.total, ResidualModel(whole.total)) == pytest.approx(want, rel=1e-6)
+    less = whole - Moments.from_cube(parts[0], n_folds=5, dtype="float64")
+    if blocks > 1:
+        rest = sum(
+            (Moments.from_cube(p, n_folds=5, dtype="float64") for p in parts[1:]), Moments.empty(2, 4, n_folds=5)
+        )
+        assert set(less.sample["keys"].tolist()) <= set(rest.sample["keys"].tolist())
+    moved = ik.from_arrays(h @ rng.standard_normal((4, 4)) + 3, image_ids=np.arange(600))
+    assert tails(moved) == pytest.approx(want, rel=1e-4)
+
+
+def test_a_sample_is_of_256_images_and_goes_through_files(tmp_path):
+    h = features(0, "outliers", n=1000)
+    moments = Moments.from_cube(h, n_folds=5)
+    assert moments.sample["images"].shape == (256, 2, 8) and (np.diff(moments.sample["keys"].astype(float)) > 0).all()
+    moments.save(tmp_path / "m.h5")
+    assert tails_of(
+        Moments.load(tmp_path / "m.h5").total, ResidualModel(Moments.load(tmp_path / "m.h5").total)
+    ) == tails_of(moments.total, ResidualModel(moments.total))
+    assert tails_of(moments.select(fold=0), ResidualModel(moments.select(fold=0))) is None  # no fold has a sample
+    few = moments.select_features(np.array([1, 4]))
+    np.testing.assert_array_equal(few.sample["images"], moments.sample["images"][..., [1, 4]])
+    levels = ik.from_arrays(np.stack([h, 2 * h], axis=2), sigmas=[0.1, 1.0])
+    both = Moments.from_cube(levels, n_folds=0)
+    assert both.sample["images"].shape == (2, 256, 2, 8)
+    np.testing.assert_array_equal(both.select(sigma=1).sample["images"], 2 * both.select(sigma=0).sample["images"])
+
+
+# ---- where it is said -----------------------------------------------------------------------------------------------
+
+
+def test_every_interval_and_decision_says_so():
+    a, b = features(0, "outliers"), features(1, "outliers")
+    said = "images are of very unequal size.*spatial_sign"
+    for fit in (
+        lambda: ik.ICREstimator().fit(a),
+        lambda: ik.InvariantInformation().fit(a),
+        lambda: paired_difference(a, b),
+        lambda: ik.SemanticWindow().fit(ik.from_arrays(np.stack([a, b, a + b], axis=2), sigmas=[0.1, 0.3, 1.0])),
+        lambda: ik.sample_size(a, half_width=0.1),
+        lambda: ik.ICRMonitor().update(1, a),
+        lambda: ik.TrainingCourse(warm_up=0).fit({1: a, 2: b, 3: a + b}),
+        lambda: ik.ICREstimator().fit(Moments.from_cube(a, n_folds=10)),
+        lambda: ik.compare(ik.from_arrays(a), metrics=["icr"]),
+    ):
+        with pytest.warns(UserWarning, match=said) as record:
+            fit()
+        assert len([w for w in record if "unequal size" in str(w.message)]) == 1
+
+
+def test_of_usual_features_nothing_is_said():
+    cube = ik.datasets.load_fashion_cube()
+    course = ik.datasets.load_digits_course()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*unequal size")
+        ik.SemanticWindow().fit(cube)
+        ik.TrainingCourse().fit(course)
+        ik.ICREstimator().fit(features(0))
+    assert ik.ICREstimator().fit(features(0)).tails_.residual < MOST_VARIATION["residual"]
+
+
+def test_few_images_say_nothing():
+    assert tails(features(0, n=15, d=2)) is None
+
+
+def test_images_without_a_residual_of_their_own_are_no_error():
+    h = features(0, n=60, d=3)
+    h[:30, 1] = h[:30, 0]  # half of the images have equal views
+    assert tails(h).residual > 0
