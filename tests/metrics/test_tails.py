@@ -49,7 +49,8 @@ def test_sizes_are_those_without_the_image_itself(v):
         contrasts = helmert(v) @ r[i]
         sizes.append(np.einsum("vd,de,ve->v", contrasts, np.linalg.inv(others), contrasts))
     gaussian = 2 / 3
-    expected = (np.var(sizes, ddof=1) / np.mean(sizes) ** 2 - gaussian) / (1 + gaussian)
+    relative = np.array(sizes) / np.mean(sizes, axis=0)
+    expected = (np.var(relative, ddof=1) - gaussian) / (1 + gaussian)
     found = tails(h)
     assert found.residual == pytest.approx(expected, rel=1e-3)
     assert found.n_images == 40 and found.largest >= np.sum(sizes, axis=1).max() / np.sum(sizes) - 1e-3
@@ -138,6 +139,12 @@ def test_of_usual_features_nothing_is_said():
         ik.TrainingCourse().fit(course)
         ik.ICREstimator().fit(features(0))
     assert ik.ICREstimator().fit(features(0)).tails_.residual < MOST_VARIATION["residual"]
+
+
+def test_a_view_that_is_unlike_the_others_is_no_tail():
+    h = features(0, v=4)
+    h[:, 3] += 5 * np.random.default_rng(1).standard_normal((200, 8))
+    assert not tails(h).heavy
 
 
 def test_few_images_say_nothing():
