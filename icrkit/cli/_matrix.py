@@ -27,7 +27,7 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--metrics", multiple=True, default=("all",), show_default="all",
             help="Names with commas between them, or 'moments': those that cost little.",
         ),
-        click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units."),
+        click.option("--drop-constant", is_flag=True, help="Leave out dead units: constant, or nearly so."),
         spatial_sign_option,
         click.option("--sigma", type=float, multiple=True, help="This noise level only; may be repeated."),
         click.option("--layer", multiple=True, help="This layer only; may be repeated."),

@@ -25,7 +25,7 @@ __all__ = ["COMMANDS"]
     show_default=True,
     help="What levels are ranked by.",
 )
-@click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
+@click.option("--drop-constant", is_flag=True, help="Leave out dead units: constant, or nearly so.")
 @spatial_sign_option
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the curve: .png, .svg or .pdf.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page: .html.")
@@ -71,7 +71,7 @@ def sweep(
 @click.option(
     "--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step take no part in the call."
 )
-@click.option("--drop-constant", is_flag=True, help="Leave out features that are constant, such as dead units.")
+@click.option("--drop-constant", is_flag=True, help="Leave out dead units: constant, or nearly so.")
 @spatial_sign_option
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the course: .png, .svg or .pdf.")
 @click.option("--expansion", type=click.Path(dir_okay=False), help="Write both traces over the steps: .png, ...")

@@ -24,7 +24,7 @@ from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
     Traces,
-    constant_features,
+    dead_features,
     enough_folds,
     invariant_covariance,
     refuse_constant,
@@ -233,7 +233,8 @@ class ICREstimator(MomentsEstimator):
     normalize : {None, "l2"}
         Scale every feature vector to unit length first. ICR itself never does.
     drop_constant : bool
-        Drop features that never vary, and record them, instead of refusing them.
+        Drop features that never vary, or whose views differ in fewer than about 12 images, and record them, instead of
+        refusing them.
     dtype : {"auto", "float32", "float64"}
         Precision of the products; "auto" reads twice where float32 does not suffice.
     n_views : int
@@ -392,7 +393,7 @@ class ICREstimator(MomentsEstimator):
         return self._report(estimates, chosen, traces(gram, self.residual_centering), gram.n_features)
 
     def _finish(self, moments: Moments) -> Self:
-        dropped = constant_features(moments.total) if self.drop_constant else np.empty(0, dtype=np.int64)
+        dropped = dead_features(moments) if self.drop_constant else np.empty(0, dtype=np.int64)
         used = moments.select_features(_kept(moments.n_features, dropped)) if dropped.size else moments
         total, centering = used.total, self.residual_centering
         model = ResidualModel(total, self.regularization, centering)

@@ -81,10 +81,10 @@ def tails_of(moments: Moments, model: ResidualModel) -> Tails | None:
 
     Notes
     -----
-    q = c' P c of each orthonormal contrast c of the views of an image, P the inverse of the residual covariance without
-    the image, and b = t' P t of its mean over views t, less that of all images. Of Gaussian features q has the squared
-    variation g = 2/d, each contrast over its mean, and b, of covariance B, g = 2 Tr((P B)^2)/Tr(P B)^2; what was seen is (1 + kappa)(1 + g) - 1, and
-    kappa is reported. Cost: 2 n V d^2 flops for n <= 256 images.
+    q = c' P c of each orthonormal contrast c of the views of an image, over the mean of that contrast, P the inverse of
+    the residual covariance without the image; and b = t' P t of its mean over views t, less that of all images. Of
+    Gaussian features q has the squared variation g = 2/d, and b, of covariance B, g = 2 Tr((P B)^2)/Tr(P B)^2; what was
+    seen is (1 + kappa)(1 + g) - 1, and kappa is reported. Cost: 2 n V d^2 flops for n <= 256 images.
     """
     images = moments.sample.get("images") if moments.sample else None
     if images is None or len(images) < _FEWEST or moments.n_views < 2:

@@ -76,7 +76,7 @@ def compare(
     layers, sigmas : str or float, or sequences of them, optional
         Only these; each cube must have them.
     drop_constant : bool
-        Leave features that never vary out of what is read off the moments of all views: ICR and invariant information,
+        Leave dead units, constant or nearly so, out of what is read off the moments of all views: ICR and information,
         which cannot be computed with them, trace ratio and LiDAR. A warning says how many; ``n_features`` counts them.
     progress : bool
         Show a progress bar.
@@ -434,7 +434,9 @@ class _Level:
                 return found | {"folds": error.with_traceback(None)}
             if varying is not whole:
                 left_out = whole.n_features - varying.n_features
-                warnings.warn(f"{left_out} of {whole.n_features} features are constant, and left out", stacklevel=2)
+                warnings.warn(
+                    f"{left_out} of {whole.n_features} features are constant, or nearly so, and left out", stacklevel=2
+                )
             # Rows of one width are paired.
             self.images = self.images[0], varying.n_features
             found["folds"] = varying

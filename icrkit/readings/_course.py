@@ -657,8 +657,8 @@ class TrainingCourse(NotForTables, BaseEstimator):  # type: ignore[misc]
     random_state : int
         Seed of the fold hash, and of the test's sign changes.
     drop_constant : bool
-        Leave out features that are constant at a checkpoint, such as dead units. They hold no information; an ICR of
-        fewer features does not compare.
+        Leave out dead units: features that are constant at a checkpoint, or nearly so. They hold no information; an ICR
+        of fewer features does not compare.
 
     Attributes
     ----------

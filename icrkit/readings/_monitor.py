@@ -110,7 +110,8 @@ class ICRMonitor:
     random_state : int
         Seed of the fold hash, and of the test's sign changes.
     drop_constant : bool
-        Leave out features that are constant at a checkpoint, such as dead units: see :class:`icrkit.TrainingCourse`.
+        Leave out dead units, features that are constant at a checkpoint, or nearly so: see
+        :class:`icrkit.TrainingCourse`.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from icrkit._features import NotForTables
 from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError
-from icrkit.metrics._decomposition import ResidualModel, constant_features, without_features
+from icrkit.metrics._decomposition import ResidualModel, dead_features, without_features
 from icrkit.metrics._icr import plug_in_snr
 from icrkit.moments import Moments
 from icrkit.readings._evidence import Evidence
@@ -181,8 +181,8 @@ class SemanticWindow(
         are those of the network's extrapolation, and may look good again. "auto" takes what the cube records,
         ``attrs["noise"]["trained_range"]``, if anything; None lets every level be chosen.
     drop_constant : bool
-        Leave out features that are constant at some level, such as dead units, at every level of the layer, and record
-        them, instead of refusing the layer.
+        Leave out dead units, features that are constant at some level or nearly so, at every level of the layer, and
+        record them, instead of refusing the layer.
 
     Attributes
     ----------
@@ -416,7 +416,7 @@ class SemanticWindow(
             if self.drop_constant:
                 # In float64 at once: what is left is not read a second time.
                 moments = Moments.from_cube(X, dtype="float64", **folds)
-                dropped = np.union1d(dropped, constant_features(moments.total))
+                dropped = np.union1d(dropped, dead_features(moments))
                 X = without_features(moments, dropped)
             moments, found = read_features(
                 X,

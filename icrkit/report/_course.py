@@ -180,7 +180,7 @@ class Course:
         warm_up : int
             Checkpoints before this step take no part in the best step or the turn.
         drop_constant : bool
-            Leave out features that are constant at a checkpoint, such as dead units.
+            Leave out dead units: features that are constant at a checkpoint, or nearly so.
         progress : bool
             Show progress bars.
 

@@ -75,7 +75,7 @@ class Sweep:
         criterion : {"icr", "information"}
             What the levels are ranked by.
         drop_constant : bool
-            Leave out features that are constant at some level, such as dead units.
+            Leave out dead units: features that are constant at some level, or nearly so.
 
         Returns
         -------
