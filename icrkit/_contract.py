@@ -60,6 +60,8 @@ def checked(dataset: xr.Dataset, source: str | None) -> xr.Dataset:
     sizes = {dim: size for variable in out.values() for dim, size in variable.sizes.items()}
     image = ids_of(dataset)
     check_ids(image, where)
+    if "groups" in coords:
+        check_groups(coords["groups"], sizes["image"], where)
     # An index of several levels is taken apart: its levels stay as coordinates.
     keep = {
         name: xr.Variable(coord.dims, coord.variable.data, coord.attrs, coord.encoding)
@@ -131,6 +133,21 @@ def with_known_sizes(array: Any) -> Any:
     if any(size != size for size in array.shape):
         array.data.compute_chunk_sizes()  # in place; it computes the selection, and keeps nothing of it
     return array
+
+
+def check_groups(groups: xr.DataArray, n_images: int, where: str = "") -> None:
+    """Refuse groups that are not one for each image, integers or text, with none missing."""
+    if groups.dims != ("image",):
+        raise CubeFormatError(f"groups{where} have dims {groups.dims}; expected ('image',), one group for each image")
+    values = to_column(groups.values, "groups")
+    absent = missing(values)
+    if absent.any():
+        raise CubeFormatError(
+            f"groups{where} are missing for {int(absent.sum())} of {n_images} images; the first is image number "
+            f"{int(np.flatnonzero(absent)[0])}. Give an image that belongs to no other a group of its own."
+        )
+    if values.dtype.kind not in "iubUSTO" or (values.dtype == object and not all(isinstance(v, str) for v in values)):
+        raise CubeFormatError(f"groups{where} have dtype {values.dtype}; expected integers or text")
 
 
 def ids_of(data: xr.Dataset | xr.DataArray) -> NDArray[Any]:

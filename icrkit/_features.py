@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from icrkit._arrays import n_axes, to_numpy
-from icrkit._contract import decoded, ids_of, is_stored, with_known_sizes
+from icrkit._arrays import n_axes, to_column, to_numpy
+from icrkit._contract import check_groups, decoded, ids_of, is_stored, with_known_sizes
 from icrkit._swapped import warn_if_swapped
 from icrkit.cube import Cube, from_rows
 from icrkit.exceptions import CubeFormatError, NonFiniteError, NotEnoughDataError
@@ -55,6 +55,8 @@ class Features:
         Scale every feature vector to unit length as it is read.
     watch : callable, optional
         Shown (first image, block) of every block that `blocks` gives.
+    groups : ndarray (n_images,), optional
+        What each image belongs to, where images are not independent.
     """
 
     array: Any
@@ -63,6 +65,12 @@ class Features:
     name: str = "X"
     normalize: str | None = None
     watch: Callable[[int, NDArray[Any]], None] | None = None
+    groups: NDArray[Any] | None = None
+
+    @property
+    def units(self) -> NDArray[Any]:
+        """What is independent, (n_images,): the group of each image, or the image itself where there are no groups."""
+        return self.image_ids if self.groups is None else self.groups
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -330,7 +338,11 @@ def _from_dataarray(array: xr.DataArray) -> Features:
         name += f" at sigma {float(array['sigma']):.4g}"
     if array.encoding.get("source"):
         name += f" in {array.encoding['source']}"
-    return Features(data, ids_of(array), bool(array.attrs.get("views_ordered", True)), name)
+    groups = None
+    if "groups" in array.coords:
+        check_groups(array.coords["groups"], array.sizes["image"], f" of {name}")
+        groups = to_column(array.coords["groups"].values, "groups")
+    return Features(data, ids_of(array), bool(array.attrs.get("views_ordered", True)), name, groups=groups)
 
 
 def _from_array(array: NDArray[Any], n_views: int | None, groups: Any) -> Features:

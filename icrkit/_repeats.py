@@ -54,8 +54,11 @@ class RepeatTracker:
                 found[start : start + step] += _weighted(last.astype(np.uint64), weights[d // 2 :])
         return found
 
-    def warn(self, image_ids: NDArray[Any]) -> None:
-        """Warn once of all images whose digest is that of an earlier image; zeros are counted apart."""
+    def warn(self, image_ids: NDArray[Any], groups: NDArray[Any] | None = None) -> None:
+        """Warn once of all images whose digest is that of an earlier image; zeros are counted apart.
+
+        A copy within a group is what groups are for, and is not counted.
+        """
         n = len(self._digests)
         in_order = np.sort(self._digests)
         if (in_order[1:] != in_order[:-1]).all():
@@ -73,6 +76,8 @@ class RepeatTracker:
                 "written, or a layer is dead for them"
             )
         earlier = first[inverse]
+        if groups is not None:
+            earlier = np.where(groups[earlier] == groups, np.arange(n), earlier)
         again = np.flatnonzero((earlier != np.arange(n)) & ((self._digests != 0) | (zero.size == 0)))
         chance = self._by_chance()
         if again.size > 3 * chance + 3 * np.sqrt(chance):
@@ -84,7 +89,7 @@ class RepeatTracker:
             return
         warnings.warn(
             f"{'; '.join(said)}. Every number counts them as images of their own, and intervals and errors are "
-            "too narrow: leave them out.",
+            "too narrow: leave them out, or give an image and its copies one group, groups= of from_arrays.",
             stacklevel=4,
         )
 

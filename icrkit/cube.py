@@ -44,8 +44,8 @@ class Cube:
         A Dataset with one variable a layer, dims ``(image, view, sigma, feature_LAYER)`` in any order, or a DataArray
         ``(image, view, sigma, feature)`` of one layer, whose name is the layer's. Numpy-, dask- or file-backed; nothing
         is read. A variable without a ``sigma`` dim has one level, its scalar coordinate ``sigma`` or NaN (not known).
-        Coordinates that are understood: ``image`` (unique ids; row numbers if absent), ``sigma`` (float64 levels) and
-        ``labels`` (along ``image``).
+        Coordinates that are understood: ``image`` (unique ids; row numbers if absent), ``sigma`` (float64 levels), and
+        along ``image`` ``labels`` and ``groups``.
 
     Raises
     ------
@@ -118,6 +118,14 @@ class Cube:
     def labels(self) -> NDArray[Any] | None:
         """Label of each image, or None where labels are not known."""
         return np.array(self._data["labels"].values) if "labels" in self._data.coords else None
+
+    @property
+    def groups(self) -> NDArray[Any] | None:
+        """What each image belongs to, such as a patient, a scene or a video, or None where every image is by itself.
+
+        Images of one group are not independent: they fall into one fold, and intervals are over groups.
+        """
+        return to_column(self._data["groups"].values, "groups") if "groups" in self._data.coords else None
 
     @property
     def image_ids(self) -> NDArray[Any]:
@@ -313,6 +321,8 @@ class Cube:
             absent = missing(labels)
             without = f", {int(absent.sum())} images without" if absent.any() else ""
             lines.append(f"  labels: {len(set(labels[~absent].tolist()))} different{without}")
+        if (groups := self.groups) is not None:
+            lines.append(f"  groups: {len(np.unique(groups))} different")
         if self._data.attrs:
             known = ", ".join(f"{key}={_short(value)}" for key, value in list(self._data.attrs.items())[:8])
             lines.append(f"  attrs: {known}{', ...' if len(self._data.attrs) > 8 else ''}")
@@ -325,6 +335,7 @@ def from_arrays(
     labels: ArrayLike | None = None,
     image_ids: ArrayLike | None = None,
     attrs: Mapping[str, Any] | None = None,
+    groups: ArrayLike | None = None,
 ) -> Cube:
     """Cube from arrays in memory.
 
@@ -341,6 +352,9 @@ def from_arrays(
         Unique ids; row numbers by default.
     attrs : dict, optional
         What is known about the extraction; ``attrs["step"]`` is the training step.
+    groups : array of shape (images,), optional
+        What each image belongs to, where images are not independent: its patient, scene, video or burst. Integers or
+        text. Whole groups fall into one fold, and intervals and tests are over groups.
 
     Returns
     -------
@@ -349,7 +363,7 @@ def from_arrays(
     Raises
     ------
     CubeFormatError
-        When shapes do not agree, ids repeat or features are not numbers.
+        When shapes do not agree, ids repeat, groups are missing for some images, or features are not numbers.
 
     Examples
     --------
@@ -361,17 +375,22 @@ def from_arrays(
     arrays, levels = layers_and_levels(layers, sigmas)
     for name, array in arrays.items():
         warn_if_swapped(array[:, :, 0], f"layer {name!r}")
-    return _of_arrays(arrays, levels, labels, image_ids, attrs)
+    return _of_arrays(arrays, levels, labels, image_ids, attrs, groups)
 
 
 def _of_arrays(
-    arrays: Mapping[str, NDArray[Any]], levels: NDArray[np.float64], labels: Any, image_ids: Any, attrs: Any
+    arrays: Mapping[str, NDArray[Any]],
+    levels: NDArray[np.float64],
+    labels: Any,
+    image_ids: Any,
+    attrs: Any,
+    groups: Any = None,
 ) -> Cube:
     n_images = next(iter(arrays.values())).shape[0]
     coords: dict[Hashable, Any] = {"sigma": levels}
-    for key, given_coord in (("image", image_ids), ("labels", labels)):
+    for key, given_coord in (("image", image_ids), ("labels", labels), ("groups", groups)):
         if given_coord is not None:
-            what = "image_ids" if key == "image" else "labels"
+            what = "image_ids" if key == "image" else key
             values = to_column(given_coord, what)
             if values.shape != (n_images,):
                 raise CubeFormatError(f"{what} has shape {values.shape}; wanted ({n_images},), one for each image")

@@ -118,6 +118,9 @@ class Moments:
         Up to 256 of the images, those of the smallest hashes of their ids: "keys" (n,), the hashes, and "images" (n,
         n_views, n_features), their features; with the axis "sigma" first where there is one. For checks that moments
         cannot make. Empty where it is not known, as for one fold.
+    grouped : bool
+        Whether images belong to groups, of which each fold has whole ones: few are independent, and the mean of a fold
+        says little of that of all.
 
     Notes
     -----
@@ -159,6 +162,7 @@ class Moments:
     cancellation: float = 1.0
     variation: Variation = dataclasses.field(default_factory=dict)
     sample: ImageSample = dataclasses.field(default_factory=dict)
+    grouped: bool = False
 
     def __post_init__(self) -> None:
         # The door for what others made, `dataclasses.replace` included: metrics then never meet NaN in moments.
@@ -337,6 +341,7 @@ class Moments:
             cancellation=max(self.cancellation, other.cancellation),
             variation=merge(self.variation, self.n_images, other.variation, other.n_images),
             sample=(merge_samples if sign > 0 else remove_sample)(self.sample, other.sample),
+            grouped=self.grouped or other.grouped,
         )
         rounding = merged._rounding_of_means(np.abs(weight) * np.abs(part) for part in (grand, contrasts))
         merged = merged._magnified(rounding) if sign > 0 else merged._remainder_of(self, rounding)
@@ -544,6 +549,7 @@ class Moments:
             cancellation=max(p.cancellation for p in parts),
             variation=stack_variations([p.variation for p in parts]),
             sample=stack_samples([p.sample for p in parts]) if dim != "fold" else {},
+            grouped=any(p.grouped for p in parts),
         )
 
     def _axis(self, dim: str) -> int:

@@ -63,12 +63,12 @@ def moments_of(
         return _moments_of(features, n_folds, dtype, random_state)
     repeats = RepeatTracker(features.shape[0], features.shape[2])
     moments = _moments_of(features.watched(repeats.add), n_folds, dtype, random_state)
-    repeats.warn(features.image_ids)
+    repeats.warn(features.image_ids, features.groups)
     return moments
 
 
 def _moments_of(features: Features, n_folds: int, dtype: str, random_state: int) -> Moments:
-    folds = fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None
+    folds = fold_of_images(features.units, n_folds, random_state) if n_folds else None
     tracker = SampleTracker(features.image_ids, *features.shape[1:], features.dtype)
     moments = _passed(features.watched(tracker.add), folds, n_folds, dtype)
     return moments.replace_unchecked(sample=tracker.sample)

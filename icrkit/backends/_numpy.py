@@ -275,6 +275,7 @@ def _collect(
         products=products,
         variation=stack_variations([one.tracker.found for one in bins]) if folded else bins[0].tracker.found,
         sample={},
+        grouped=features.groups is not None,
     ).settled()
     # Of what does not vary nothing was kept, and nothing was lost.
     kept = np.stack([matrix.diagonal(axis1=1, axis2=2).sum(axis=0) for matrix in (between, within)])

@@ -342,7 +342,8 @@ def held_out_trace(
     factor = split.factor(matrix, tau, whole)
     in_between, in_within = split.traces(factor, split.fold.between)
     damped = tau * float(np.trace(factor.inverse_lower())) if tau else 0.0
-    return between * in_between / (split.n_fold - 1) + within * in_within / split.dof_fold + damped
+    between_trace, within_trace = split.fold_traces(factor, in_between, in_within)
+    return between * between_trace + within * within_trace + damped
 
 
 def direction_shape(first: float, second: float, *, n_images: int, d: float, dof: int) -> float:
@@ -398,6 +399,7 @@ class _Split:
 
     def __init__(self, total: Moments, fold: Moments, residual_centering: str) -> None:
         self.total, self.fold = total, fold
+        self.grouped = total.grouped
         n, self.n_fold = int(total.n_images), int(fold.n_images)
         self.n_others = n - self.n_fold
         self._others_mean = (n * total.mean - self.n_fold * fold.mean) / self.n_others
@@ -435,6 +437,21 @@ class _Split:
         """A trace of the others' within scatter: of the total's less the fold's, and a sum of squares of rows."""
         left -= self.pull * square(self._turned)
         return left if self._centred else left + self.n_others * square(self._contrasts @ self._others_mean)
+
+    def fold_traces(self, factor: SpdFactor, between: float, within: float) -> tuple[float, float]:
+        """Traces of the fold's between and residual covariance, from those of its scatters.
+
+        Of groups a fold has few, and its means take a large part of what lies between them: they are taken about the
+        means of all images, as in the total.
+        """
+        if not self.grouped:
+            return between / (self.n_fold - 1), within / self.dof_fold
+        n = self.n_fold + self.n_others
+        moved, size = self.n_fold * (self.n_others / n) ** 2, self.n_fold * (1 - 1 / n)
+        between += moved * factor.quadratic(self.grand[None, :])
+        if not self._centred:
+            return between / size, within / self.dof_fold
+        return between / size, (within + moved * factor.quadratic(self._turned)) / (size * (self.total.n_views - 1))
 
     def factor(self, matrix: NDArray[np.floating], damping: float, whole: NDArray[np.float64] | None) -> SpdFactor:
         """Factor of a scatter of the others, given up for it, with ``damping`` added to its diagonal.
@@ -481,10 +498,11 @@ def _fold_traces(split: _Split, regularization: float) -> FoldTraces:
     in_others = in_total - in_fold - split.pull * factor.quadratic(split.grand[None, :])
     if not in_others > 10 * UNIT_ROUNDOFF[total.products] * in_total:
         in_others = 0.0  # rounding of the subtraction
+    between, within = split.fold_traces(factor, in_fold, residual)
     return FoldTraces(
         n_images=split.n_fold,
-        between=m * in_fold / (split.n_fold - 1),
-        residual=m * residual / split.dof_fold,
+        between=m * between,
+        residual=m * within,
         damped=damping * float(np.trace(factor.inverse_lower())) if damping else 0.0,
         between_others=m * in_others / (split.n_others - 1),
     )

@@ -216,13 +216,13 @@ def gram_matrix(
     _refuse_overflow(total.diagonal(), features)
     if total.diagonal().max() < 1e-290 and not constant.all():
         raise DegenerateFeaturesError(f"{features.name}: squares of the features underflow; scale them up")
-    repeats.warn(features.image_ids)
+    repeats.warn(features.image_ids, features.groups)
     return Gram(
         symmetric_from_lower(total, total),
         np.array(n),
         v,
         d,
-        fold_of_images(features.image_ids, n_folds, random_state) if n_folds else None,
+        fold_of_images(features.units, n_folds, random_state) if n_folds else None,
         n_folds,
         features.views_ordered,
         products,

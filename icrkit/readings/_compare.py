@@ -375,7 +375,7 @@ class _Level:
         ids = "\n".join(sorted(map(str, features.image_ids.tolist())))
         self.images = hashlib.blake2b(ids.encode()).digest(), features.shape[2]
         if int(np.prod(features.shape)) * features.dtype.itemsize <= _IN_MEMORY_BYTES:
-            features = Features(features.read(), features.image_ids, features.views_ordered, features.name)
+            features = dataclasses.replace(features, array=features.read(), normalize=None)
         self._features = features
         self._moments: dict[Any, Any] = {}
 
@@ -426,7 +426,7 @@ class _Level:
                     raise
                 except Exception as error:
                     found[key] = error.with_traceback(None)
-        repeats.warn(self._features.image_ids)
+        repeats.warn(self._features.image_ids, self._features.groups)
         if self._drop_constant and isinstance(whole := found.get("folds"), Moments):
             try:
                 varying = without_constant(whole)
@@ -468,7 +468,9 @@ def _parts(features: Features) -> Iterator[Features]:
     bounds = np.linspace(0, n, n_parts + 1).astype(int)
     for start, stop in itertools.pairwise(bounds):
         block = features.read(start, stop)
-        yield Features(block, features.image_ids[start:stop], features.views_ordered, features.name)
+        groups = None if features.groups is None else features.groups[start:stop]
+        ids = features.image_ids[start:stop]
+        yield dataclasses.replace(features, array=block, image_ids=ids, groups=groups, normalize=None)
 
 
 # ---- the whole ------------------------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ def sample_size_curve(
     n, v, d = features.shape
     counts = _sizes(sizes, n, d)
     # Another seed than that of the folds: every fold is to grow with the subset.
-    hashes = fold_of_images(features.image_ids, 2**62, random_state + 2**31)
+    hashes = fold_of_images(features.units, 2**62, random_state + 2**31)
     order = np.argsort(hashes, kind="stable")
     options: dict[str, Any] = {"n_folds": n_folds, "random_state": random_state}
     moments = Moments.empty(v, d, n_folds=n_folds, views_ordered=features.views_ordered)
@@ -298,7 +298,8 @@ def _sizes(sizes: ArrayLike | None, n_images: int, n_features: int) -> list[int]
 
 
 def _images(features: Features, rows: NDArray[np.int64]) -> Features:
-    return dataclasses.replace(features, array=features.array[rows], image_ids=features.image_ids[rows])
+    groups = None if features.groups is None else features.groups[rows]
+    return dataclasses.replace(features, array=features.array[rows], image_ids=features.image_ids[rows], groups=groups)
 
 
 def _estimates(moments: Moments, confidence: float) -> dict[str, float]:
