@@ -24,6 +24,7 @@ def encode_block(
     ids: list[Any],
     labels: list[Any] | None,
     features: Mapping[str, NDArray[Any]],
+    groups: list[Any] | None = None,
 ) -> bytes:
     """NetCDF4 file of one block.
 
@@ -37,7 +38,7 @@ def encode_block(
         file.attrs["icrkit_config"] = layout.digest
         file.attrs["icrkit_shard"] = np.int64(shard)
         file.attrs["icrkit_block"] = np.int64(block)
-        scales, others = write_frame(file, layout, ids, labels)
+        scales, others = write_frame(file, layout, ids, labels, groups)
         for name, size in layout.layers.items():
             shape = (n_images, layout.n_views, len(layout.sigmas), size)
             variable = file.create_dataset(
@@ -80,7 +81,7 @@ def create_file(target: Any) -> h5py.File:
 
 
 def write_frame(
-    file: h5py.File, layout: Layout, ids: list[Any], labels: list[Any] | None
+    file: h5py.File, layout: Layout, ids: list[Any], labels: list[Any] | None, groups: list[Any] | None = None
 ) -> tuple[dict[str, h5py.Dataset], list[str]]:
     """Write dims and coordinates; the dims by name, and the names of coordinates that are no dims."""
     scales = {
@@ -95,9 +96,10 @@ def write_frame(
             scale.make_scale(dim)
         scale.attrs["_Netcdf4Dimid"] = np.int32(number)
     others = []
-    if labels is not None:
-        coordinate(file, "labels", labels).dims[0].attach_scale(scales["image"])
-        others.append("labels")
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None:
+            coordinate(file, name, values).dims[0].attach_scale(scales["image"])
+            others.append(name)
     if layout.alphas is not None:
         coordinate(file, "alpha", list(layout.alphas)).dims[0].attach_scale(scales["sigma"])
         others.append("alpha")

@@ -63,8 +63,15 @@ def dtype_name(dtype: Any) -> str:
         return str(dtype)  # refused with the list of those that can be stored
 
 
+_FOR_MISSING = {
+    "labels": "Give images without a label a class of their own, or none.",
+    "groups": "Give an image that belongs to no other a group of its own.",
+    "image_ids": "Give each an id.",
+}
+
+
 def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
-    """Ids or labels as a list of Python integers, floats or text."""
+    """Ids, labels or groups as a list of Python integers, floats or text."""
     array = to_column(values, what)
     if array.ndim != 1 or (n is not None and len(array) != n):
         raise CubeFormatError(f"{what} has shape {array.shape}; wanted ({'n' if n is None else n},)")
@@ -72,7 +79,7 @@ def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
     if absent.size:
         raise CubeFormatError(
             f"{what}: {absent.size} of {len(array)} are missing, the first is number {absent[0]} of this call. "
-            + ("Give images without a label a class of their own, or none." if what == "labels" else "Give each an id.")
+            + _FOR_MISSING[what]
         )
     if array.dtype.kind in "iub":
         if array.size and int(array.max()) > np.iinfo(np.int64).max:
@@ -89,5 +96,5 @@ def scalars(values: ArrayLike, what: str, n: int | None = None) -> list[Any]:
         if any("\0" in text for text in texts):
             raise CubeFormatError(f"{what} holds a NUL character")
         return texts
-    wanted = "integers or text" if what == "image_ids" else "integers, floats or text"
+    wanted = "integers, floats or text" if what == "labels" else "integers or text"
     raise CubeFormatError(f"{what} are {array.dtype}; wanted {wanted}")

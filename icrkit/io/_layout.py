@@ -183,6 +183,7 @@ class Line:
     sha256: str
     ids: list[Any] | None
     labels: list[Any] | None
+    groups: list[Any] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -194,8 +195,9 @@ class Line:
         if any(value in (math.inf, -math.inf) for value in self.labels or ()):
             raise CubeFormatError(f"labels of block {self.block} are infinite, which JSON does not know")
         content = {"block": self.block, "images": self.images, "bytes": self.n_bytes, "sha256": self.sha256}
-        # Ids and labels stand here as well as in the part, so that opening a cube needs to open no part.
-        extra = {"ids": self.ids} | ({} if self.labels is None else {"labels": self.labels})
+        # Ids, labels and groups stand here as well as in the part, so that opening a cube needs to open no part.
+        more = {"labels": self.labels, "groups": self.groups}
+        extra = {"ids": self.ids} | {name: values for name, values in more.items() if values is not None}
         return strict_json(content | extra, compact=True).encode() + b"\n"
 
     @classmethod
@@ -208,16 +210,16 @@ class Line:
         if not isinstance(content, dict):
             raise ValueError("not an object")
         block, images, n_bytes, sha = (content.get(key) for key in ("block", "images", "bytes", "sha256"))
-        ids, labels = content.get("ids"), content.get("labels")
+        ids, labels, groups = content.get("ids"), content.get("labels"), content.get("groups")
         whole = all(isinstance(count, int) and count >= 0 for count in (block, images, n_bytes))
         if not (whole and isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha)):
             raise ValueError("not a manifest line")
-        for values in (ids, labels):
+        for values in (ids, labels, groups):
             if values is not None and (not isinstance(values, list) or len(values) != images):
-                raise ValueError("expected as many ids and labels as images")
+                raise ValueError("expected as many ids, labels and groups as images")
             if values and (len({*map(type, values)}) > 1 or type(values[0]) not in (int, float, str)):
-                raise ValueError("expected ids and labels that are all integers, all floats or all text")
-        return cls(int(block or 0), int(images or 0), int(n_bytes or 0), sha, ids, labels)
+                raise ValueError("expected ids, labels and groups that are all integers, all floats or all text")
+        return cls(int(block or 0), int(images or 0), int(n_bytes or 0), sha, ids, labels, groups)
 
 
 def read_layout(folder: Path) -> Layout:
@@ -314,7 +316,7 @@ def jsonable(value: Any, name: str = "attrs") -> Any:
 def _check_names(layers: dict[str, int]) -> None:
     if not layers:
         raise CubeFormatError("layers is empty; wanted {name: number of features}")
-    taken = {*AXES, "labels", "alpha", *(feature_dim(name) for name in layers)}
+    taken = {*AXES, "labels", "groups", "alpha", *(feature_dim(name) for name in layers)}
     for name in layers:
         if not isinstance(name, str) or not name or name in taken or re.search(r"[/\0]", name) or name[0] == ".":
             raise CubeFormatError(

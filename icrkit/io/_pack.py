@@ -173,14 +173,14 @@ class _Pages(io.RawIOBase):
 
 def _frame(layout: Layout, dataset: xr.Dataset, rows: int) -> tuple[_Pages, list[tuple[str, int, int, int]]]:
     """The file without its features, and where each chunk of them goes: (layer, first image, level, offset)."""
-    labels = dataset["labels"].values.tolist() if "labels" in dataset.coords else None
+    along = [dataset[name].values.tolist() if name in dataset.coords else None for name in ("labels", "groups")]
     frame, places = _Pages(), []
     with create_file(frame) as file:
         file.attrs[PACK_ATTRIBUTE] = strict_json(layout.to_dict(), indent=None)
         for key, value in layout.attrs.items():
             if isinstance(value, int | float | str):
                 file.attrs[key] = value
-        scales, others = write_frame(file, layout, dataset["image"].values.tolist(), labels)
+        scales, others = write_frame(file, layout, dataset["image"].values.tolist(), *along)
         for name, size in layout.layers.items():
             # Room for every chunk at once, and nothing written into it.
             plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

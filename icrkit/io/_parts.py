@@ -49,8 +49,8 @@ class Part:
     def light(self) -> Part:
         """The part with a digest of its ids and labels in their place."""
         line = self.line
-        names = "" if line.ids is None else names_digest(line.ids, line.labels)
-        return replace(self, line=replace(line, ids=None, labels=None), names=names)
+        names = "" if line.ids is None else names_digest(line.ids, line.labels, line.groups)
+        return replace(self, line=replace(line, ids=None, labels=None, groups=None), names=names)
 
     @property
     def stop(self) -> int:
@@ -187,7 +187,7 @@ def _variable(part: Part, layout: Layout, layer: str) -> h5py.Dataset:
 
 def part_names(layout: Layout) -> tuple[str, ...]:
     """Datasets of a part that are read; nothing else in it is, attributes neither."""
-    return (*layout.layers, "image", "labels")
+    return (*layout.layers, "image", "labels", "groups")
 
 
 def check_part(file: h5py.File, part: Part, layout: Layout) -> None:
@@ -204,21 +204,22 @@ def check_part(file: h5py.File, part: Part, layout: Layout) -> None:
             raise CubeUnsafeError(f"{part.path}: layer {layer!r} has a filter, and icrkit writes none")
         check_storage(variable, f"{part.path}: layer {layer!r}", part.line.n_bytes)
     if part.names and part.names != names_digest(*names_in(file, part)):
-        raise CubeCorruptError(f"{part.path}: its image ids or labels are not those of the manifest")
+        raise CubeCorruptError(f"{part.path}: its image ids, labels or groups are not those of the manifest")
 
 
-def names_in(file: h5py.File, part: Part) -> tuple[list[Any], list[Any] | None]:
-    """Image ids and labels of a part."""
+def names_in(file: h5py.File, part: Part) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
+    """Image ids, labels and groups of a part."""
     n, path = part.line.images, part.path
     with parsing(path, f"block {part.line.block}"):
-        has_labels = file.get("labels", getlink=True) is not None
-    labels = read_values(file, "labels", path, n).tolist() if has_labels else None
-    return read_values(file, "image", path, n).tolist(), labels
+        there = [name for name in ("labels", "groups") if file.get(name, getlink=True) is not None]
+    found = {name: read_values(file, name, path, n).tolist() for name in there}
+    return read_values(file, "image", path, n).tolist(), found.get("labels"), found.get("groups")
 
 
-def names_digest(ids: list[Any], labels: list[Any] | None) -> str:
-    """Digest of ids and labels."""
-    return hashlib.sha256(strict_json([ids, labels], compact=True).encode()).hexdigest()
+def names_digest(ids: list[Any], labels: list[Any] | None, groups: list[Any] | None = None) -> str:
+    """Digest of ids, labels and groups."""
+    names = [ids, labels] if groups is None else [ids, labels, groups]
+    return hashlib.sha256(strict_json(names, compact=True).encode()).hexdigest()
 
 
 def _start_afresh() -> None:

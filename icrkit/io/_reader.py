@@ -71,11 +71,10 @@ def committed_parts(folder: Path, layout: Layout, allow_partial: bool) -> list[P
 
 def lazy_dataset(source: Path, layout: Layout, parts: list[Part], verify: str) -> xr.Dataset:
     """Dataset over parts in order; reads ids and labels only."""
-    ids, labels = _ids_and_labels(layout, parts, verify)
+    ids, along = _names(layout, parts, verify)
     n_images = parts[-1].stop
     coords: dict[Hashable, Any] = {"image": ("image", ids), "sigma": ("sigma", np.array(layout.sigmas))}
-    if labels is not None:
-        coords["labels"] = ("image", labels)
+    coords |= {name: ("image", values) for name, values in along.items()}
     if layout.alphas is not None:
         coords["alpha"] = ("sigma", np.array(layout.alphas))
     light = [part.light() for part in parts]
@@ -97,21 +96,27 @@ def lazy_dataset(source: Path, layout: Layout, parts: list[Part], verify: str) -
     return dataset
 
 
-def _ids_and_labels(layout: Layout, parts: list[Part], verify: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _names(layout: Layout, parts: list[Part], verify: str) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+    """Ids of the images, and labels and groups where there are any."""
     ids: list[Any] = []
-    labels: list[Any] = []
+    along: dict[str, list[Any]] = {"labels": [], "groups": []}
     for part in parts:
-        of_ids, of_labels = part.line.ids, part.line.labels
+        line = part.line
+        of_ids, labels, groups = line.ids, line.labels, line.groups
         if of_ids is None:  # a manifest that says only what it must
-            of_ids, of_labels = _from_part(part, layout, verify)
+            of_ids, labels, groups = _from_part(part, layout, verify)
         ids += of_ids
-        labels += of_labels or []
-    if labels and len(labels) != len(ids):
-        raise CubeFormatError(f"{len(labels)} labels for {len(ids)} images: some shards have labels and others none")
-    return _as_array(ids), _as_array(labels) if labels else None
+        along["labels"] += labels or []
+        along["groups"] += groups or []
+    for name, values in along.items():
+        if values and len(values) != len(ids):
+            raise CubeFormatError(
+                f"{len(values)} {name} for {len(ids)} images: some shards have {name} and others none"
+            )
+    return _as_array(ids), {name: _as_array(values) for name, values in along.items() if values}
 
 
-def _from_part(part: Part, layout: Layout, verify: str) -> tuple[list[Any], list[Any] | None]:
+def _from_part(part: Part, layout: Layout, verify: str) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
     if verify == "digest":
         part.check_digest()
     with open_hdf5(part.path, names=part_names(layout)) as file:
@@ -121,10 +126,10 @@ def _from_part(part: Part, layout: Layout, verify: str) -> tuple[list[Any], list
 def _as_array(values: Sequence[Any]) -> NDArray[Any]:
     kinds = {type(value) for value in values}
     if not kinds <= {int} and not kinds <= {str} and not kinds <= {float}:
-        raise CubeFormatError(f"ids and labels are all integers, all floats or all text, not {kinds}")
+        raise CubeFormatError(f"ids, labels and groups are all integers, all floats or all text, not {kinds}")
     array = np.array(values)
     if array.dtype.kind not in "iufU":
-        raise CubeFormatError("ids and labels hold integers beyond 64 bits")
+        raise CubeFormatError("ids, labels and groups hold integers beyond 64 bits")
     return array
 
 

@@ -32,5 +32,5 @@ def save_cube(cube: Cube, path: str | Path) -> Path:
             for start in range(0, cube.n_images, step):
                 part = cube[start : start + step]
                 features = {layer: part[layer].values for layer in part.layers}
-                writer.append(part.image_ids, features, labels=part.labels)
+                writer.append(part.image_ids, features, labels=part.labels, groups=part.groups)
         return pack(store, out)

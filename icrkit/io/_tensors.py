@@ -30,7 +30,7 @@ _MOST_HEADER = 100 << 20
 
 
 def open_numpy(path: Path) -> Cube:
-    """Cube of an .npy file (memory-mapped) or of an .npz file, whose keys are layers, sigmas, labels, image_ids."""
+    """Cube of an .npy file (memory-mapped) or of an .npz file: keys are layers, sigmas, labels, groups, image_ids."""
     if path.suffix.lower() == ".npy":
         return _cube({"features": map_npy(path)}, path)
     members = npz_members(path)
@@ -135,12 +135,18 @@ def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
     arrays = dict(arrays)
     if not arrays:
         raise CubeFormatError(f"{path} holds no arrays; expected one per layer: (image, view, sigma, feature)")
-    known: dict[str, Any] = {key: arrays.pop(key) for key in ("sigmas", "labels", "image_ids") if key in arrays}
+    known: dict[str, Any] = {
+        key: arrays.pop(key) for key in ("sigmas", "labels", "groups", "image_ids") if key in arrays
+    }
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise CubeFormatError(
                 f"{path}: layer {name!r} holds {array.dtype}; expected float32, float64 or float16"
-                + (" (arrays that are no layers are called labels, sigmas and image_ids)" if len(arrays) > 1 else "")
+                + (
+                    " (arrays that are no layers are called labels, groups, sigmas and image_ids)"
+                    if len(arrays) > 1
+                    else ""
+                )
             )
         if array.ndim not in (2, 3, 4):
             raise CubeFormatError(

@@ -24,6 +24,8 @@ from icrkit.io._lock import WriterLock
 
 __all__ = ["CubeWriter"]
 
+_TAGS = ("labels", "groups")
+
 
 class CubeWriter:
     """Writer of a cube store that may be killed at any moment and started again.
@@ -112,7 +114,7 @@ class CubeWriter:
         )
         self._n = len(self._layout.shard_range(self._shard))
         self._buffers: dict[str, NDArray[Any]] = {}
-        self._with_labels: bool | None = None
+        self._with: dict[str, bool] | None = None  # whether images come with labels and groups, once that is known
         self._check_place()
         make_folder(self.path)
         self._lock: WriterLock | None = WriterLock(self.path / self._layout.lock_name(self._shard))
@@ -158,7 +160,13 @@ class CubeWriter:
 
     # ---- writing ------------------------------------------------------------------------------------------------
 
-    def append(self, image_ids: ArrayLike, features: Mapping[str, ArrayLike], labels: ArrayLike | None = None) -> None:
+    def append(
+        self,
+        image_ids: ArrayLike,
+        features: Mapping[str, ArrayLike],
+        labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> None:
         """Add images, any number at a time; blocks are committed as they fill up.
 
         Parameters
@@ -169,13 +177,15 @@ class CubeWriter:
             One array a layer; (n, views, features) will do where there is one level.
         labels : array of shape (n,), optional
             Labels, numbers or text; for all images of the cube or for none.
+        groups : array of shape (n,), optional
+            What each image belongs to, integers or text, where images are not independent; for all or for none.
 
         Raises
         ------
         NonFiniteError
             When there is NaN or infinity; nothing of this call is kept.
         CubeFormatError
-            When shapes, layers, ids or labels do not fit; nothing of this call is kept.
+            When shapes, layers, ids, labels or groups do not fit; nothing of this call is kept.
         CubeCorruptError
             When a lost part would be written again with other bytes. The writer is closed.
         CubeLockedError
@@ -187,7 +197,8 @@ class CubeWriter:
         if self._lock is None:
             raise CubeFormatError(f"the writer of {self.path} is closed; open a new one, it resumes")
         ids = scalars(image_ids, "image_ids")
-        tags = None if labels is None else scalars(labels, "labels", n=len(ids))
+        given = {"labels": labels, "groups": groups}
+        tags = {name: scalars(values, name, n=len(ids)) for name, values in given.items() if values is not None}
         arrays = checked_features(self._layout, features, ids)
         plan, position = self._plan(ids, tags)
         for block, offset, take in plan:
@@ -196,14 +207,15 @@ class CubeWriter:
                 # Values were seen to be finite in the store's dtype, so the cast raises nothing.
                 self._buffer(name)[:, offset:stop] = np.moveaxis(array[take], 2, 0)
             self._ids += ids[take]
-            self._labels += [] if tags is None else tags[take]
+            for name, values in tags.items():
+                self._tags[name] += values[take]
             self._known.update(ids[take])
             self._block = block
             if stop == len(self._layout.block_range(self._shard, block)):
                 self._commit()
         self._position = position
         if ids:
-            self._with_labels = tags is not None
+            self._with = {name: name in tags for name in _TAGS}
 
     def close(self) -> None:
         """Give up the right to write. Images of an unfinished block are not kept."""
@@ -252,7 +264,8 @@ class CubeWriter:
         self._manifest_mark = _mark(manifest)
         self._lost = {line.block for line in self._lines if not self._is_whole(line)}
         self._known: set[Any] = {i for line in self._lines if line.block not in self._lost for i in line.ids or ()}
-        self._with_labels = self._lines[0].labels is not None if self._lines else None
+        first = self._lines[0] if self._lines else None
+        self._with = None if first is None else {name: getattr(first, name) is not None for name in _TAGS}
         self._new_block()
         self._position = self.done_images
 
@@ -305,7 +318,7 @@ class CubeWriter:
     def _new_block(self) -> None:
         self._block = -1
         self._ids: list[Any] = []
-        self._labels: list[Any] = []
+        self._tags: dict[str, list[Any]] = {name: [] for name in _TAGS}
 
     def _buffer(self, name: str) -> NDArray[Any]:
         if name not in self._buffers:
@@ -314,12 +327,12 @@ class CubeWriter:
             self._buffers[name] = np.empty(shape, dtype=layout.dtype)
         return self._buffers[name]
 
-    def _plan(self, ids: list[Any], labels: list[Any] | None) -> tuple[list[tuple[int, int, slice]], int]:
+    def _plan(self, ids: list[Any], tags: Mapping[str, list[Any]]) -> tuple[list[tuple[int, int, slice]], int]:
         """Where each piece goes, (block, offset in it, images of this call), and the row expected after them.
 
         Refuses before anything is kept.
         """
-        self._check_kinds(ids, labels)
+        self._check_kinds(ids, tags)
         plan, fresh = [], []
         at, position = 0, self._position
         while at < len(ids):
@@ -351,14 +364,15 @@ class CubeWriter:
             raise CubeFormatError(f"image id {repeated[0]!r} repeats; {len(repeated)} ids in this call are not new")
         return plan, position
 
-    def _check_kinds(self, ids: list[Any], labels: list[Any] | None) -> None:
-        if self._with_labels is not None and ids and self._with_labels != (labels is not None):
-            there, here = ("with", "without") if self._with_labels else ("without", "with")
-            raise CubeFormatError(f"earlier images of {self.path} came {there} labels, these come {here}")
+    def _check_kinds(self, ids: list[Any], tags: Mapping[str, list[Any]]) -> None:
+        for name in _TAGS:
+            if self._with is not None and ids and self._with[name] != (name in tags):
+                there, here = ("with", "without") if self._with[name] else ("without", "with")
+                raise CubeFormatError(f"earlier images of {self.path} came {there} {name}, these come {here}")
         first = self._lines[0] if self._lines else None
         for what, new, old in (
             ("image_ids", ids, self._ids or (first.ids if first else None)),
-            ("labels", labels, self._labels or (first.labels if first else None)),
+            *((name, tags.get(name), self._tags[name] or (getattr(first, name) if first else None)) for name in _TAGS),
         ):
             if new and old and type(new[0]) is not type(old[0]):
                 raise CubeFormatError(f"{what} were {type(old[0]).__name__}, and now are {type(new[0]).__name__}")
@@ -366,10 +380,10 @@ class CubeWriter:
     def _commit(self) -> None:
         layout, shard, block = self._layout, self._shard, self._block
         size = len(layout.block_range(shard, block))
-        labels = self._labels if self._labels else None
+        tags = {name: values or None for name, values in self._tags.items()}
         features = {name: self._buffer(name)[:, :size] for name in layout.layers}
-        data = encode_block(layout, shard, block, self._ids, labels, features)
-        line = Line(block, size, len(data), hashlib.sha256(data).hexdigest(), self._ids, labels)
+        data = encode_block(layout, shard, block, self._ids, tags["labels"], features, tags["groups"])
+        line = Line(block, size, len(data), hashlib.sha256(data).hexdigest(), self._ids, **tags)
         try:
             self._check_alone()
             self._check_same(line)

@@ -61,8 +61,9 @@ def held_out_folds(moments: Moments, regularization: float = 0.0, residual_cente
         )
     moments = moments.usable_folds()
     if moments.n_folds < 2:
+        of = " in one group" if moments.grouped else ""
         raise NotEnoughDataError(
-            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images"
+            f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images{of}"
         )
     others = dataclasses.replace(moments.total, n_images=moments.total.n_images - moments.n_images.max())
     m, d = int(residual_dof(others, residual_centering)), moments.n_features

@@ -73,6 +73,8 @@ class Gram:
         Features that never vary.
     no_residual : ndarray of int
         Features that vary, but not between the views of an image.
+    grouped : bool
+        Whether images belong to groups, of which each fold has whole ones.
 
     Notes
     -----
@@ -97,6 +99,7 @@ class Gram:
     products: str
     constant: Images
     no_residual: Images
+    grouped: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -228,6 +231,7 @@ def gram_matrix(
         products,
         np.flatnonzero(constant),
         np.flatnonzero(no_residual),
+        features.groups is not None,
     )
 
 
@@ -378,7 +382,9 @@ class _Blocks:
         side = _Side.of(gram, residual_centering)
         return cls(gram.matrix, side, side, gram.products)
 
-    def __call__(self, kind: str, images: Images, other_kind: str, other_images: Images) -> Matrix:
+    def __call__(
+        self, kind: str, images: Images, other_kind: str, other_images: Images, own_mean: bool = True
+    ) -> Matrix:
         chosen = ((kind, images), (other_kind, other_images))
         index = []
         for side, (which, of_images) in zip(self.sides, chosen, strict=True):
@@ -386,17 +392,17 @@ class _Blocks:
         found: Matrix = self.products[np.ix_(*index)]
         split = found.reshape(-1, len(images), len(index[1]) // len(other_images), len(other_images))
         for axis, side, (which, _) in zip((1, 3), self.sides, chosen, strict=True):
-            if which == "means" or side.centred:
+            if (which == "means" or side.centred) and (axis == 3 or own_mean):
                 split -= split.mean(axis=axis, keepdims=True)
         return found
 
-    def square(self, kind: str, images: Images) -> float:
-        """Sum of the squared lengths of the rows."""
+    def square(self, kind: str, images: Images, own_mean: bool = True) -> float:
+        """Sum of the squared lengths of the rows, about their own mean or that of all images."""
         side, total = self.sides[0], 0.0
         for first in _first_rows(kind, side):
             part = self.products[np.ix_(first + images, first + images)]
             size = float(np.trace(part))
-            centred = kind == "means" or side.centred
+            centred = own_mean and (kind == "means" or side.centred)
             left = size - (float(part.sum()) / len(images) if centred else 0.0)
             # Images that all have one contrast, or one mean, leave what rounding made of their products.
             total += left if left > _PRODUCT_ERROR * UNIT_ROUNDOFF[self.precision] * size else 0.0
@@ -496,9 +502,10 @@ class GramResidual:
         except np.linalg.LinAlgError:
             raise IllConditionedError(self._too_little()) from None
 
-    def trace(self, kind: str, images: Images) -> float:
-        """Tr(P Y^T Y), Y the centred means or contrasts of any images."""
-        return self.trace_of(self._blocks.square(kind, images), self._blocks(kind, images, "contrasts", self.images))
+    def trace(self, kind: str, images: Images, own_mean: bool = True) -> float:
+        """Tr(P Y^T Y), Y the means or contrasts of any images, about their own mean or that of all images."""
+        cross = self._blocks(kind, images, "contrasts", self.images, own_mean)
+        return self.trace_of(self._blocks.square(kind, images, own_mean), cross)
 
     def trace_of(self, square: float, cross: Matrix) -> float:
         """Tr(P Y^T Y) of rows Y, given their summed squares and their products with the contrasts."""
@@ -583,11 +590,14 @@ def gram_crossfit(gram: Gram, regularization: float, residual_centering: str = "
     for fold in folds:
         others = np.setdiff1d(everyone, fold)
         model = GramResidual(gram, regularization, residual_centering, others, blocks)
+        # Of groups a fold has few: as `crossfit` takes them.
+        size = len(fold) * (1 - 1 / len(everyone)) if gram.grouped else len(fold) - 1
+        dof = size * (v - 1) if gram.grouped and blocks.dof(1) == 0 else blocks.dof(len(fold))
         found.append(
             FoldTraces(
                 n_images=len(fold),
-                between=model.trace("means", fold) / (len(fold) - 1),
-                residual=model.trace("contrasts", fold) / blocks.dof(len(fold)),
+                between=model.trace("means", fold, not gram.grouped) / size,
+                residual=model.trace("contrasts", fold, not gram.grouped) / dof,
                 damped=model.damped,
                 between_others=model.trace("means", others) / (len(others) - 1),
             )

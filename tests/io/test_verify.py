@@ -65,7 +65,9 @@ def test_a_changed_manifest(store: Any, tmp_path: Path, change: str) -> None:
         ids = lines[2]["ids"]
         ids[0], ids[1] = ids[1], ids[0]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(CubeCorruptError, match=r"1 of 5 blocks are damaged: part-00002\.h5 \(its image ids or labels"):
+    with pytest.raises(
+        CubeCorruptError, match=r"1 of 5 blocks are damaged: part-00002\.h5 \(its image ids, labels or groups"
+    ):
         verify(path)
     with pytest.raises((CubeCorruptError, CubeFormatError)):
         open_cube(path)["mid"].values  # noqa: B018
