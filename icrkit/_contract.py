@@ -147,7 +147,10 @@ def check_groups(groups: xr.DataArray, n_images: int, where: str = "") -> None:
             f"{int(np.flatnonzero(absent)[0])}. Give an image that belongs to no other a group of its own."
         )
     if values.dtype.kind not in "iubUSTO" or (values.dtype == object and not all(isinstance(v, str) for v in values)):
-        raise CubeFormatError(f"groups{where} have dtype {values.dtype}; expected integers or text")
+        raise CubeFormatError(
+            f"groups{where} have dtype {values.dtype}; expected integers or text. A coordinate of this name that says "
+            "something else goes by .rename(groups=...)"
+        )
 
 
 def ids_of(data: xr.Dataset | xr.DataArray) -> NDArray[Any]:

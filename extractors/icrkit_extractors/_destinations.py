@@ -52,8 +52,9 @@ def cube_of(job: Job, features: Mapping[str, np.ndarray], rows: slice) -> Cube:
     nothing is guessed from shapes or values.
     """
     coords: dict[str, Any] = {"sigma": job.sigmas, "image": job.ids[rows]}
-    if job.labels is not None:
-        coords["labels"] = ("image", job.labels[rows])
+    for name, values in (("labels", job.labels), ("groups", job.groups)):
+        if values is not None:
+            coords[name] = ("image", values[rows])
     alphas = _alphas(job)
     if alphas is not None:
         coords["alpha"] = ("sigma", alphas)
@@ -80,8 +81,8 @@ def to_store(
         with bar_of(job, len(mine), writer.done_images, progress) as bar:
             batches = slices(mine.start + writer.done_images, mine.stop, size)
             for rows, features in job.blocks(batches, first, bar):
-                labels = None if job.labels is None else job.labels[rows]
-                writer.append(job.ids[rows], features, labels=labels)
+                labels, groups = (None if of is None else of[rows] for of in (job.labels, job.groups))
+                writer.append(job.ids[rows], features, labels=labels, groups=groups)
     try:
         return open_cube(out)
     except CubeIncompleteError:

@@ -156,6 +156,7 @@ class Job:
     images: Images
     ids: np.ndarray
     labels: np.ndarray | None
+    groups: np.ndarray | None
     noise: NoiseLaw
     levels: list[Level]
     sigmas: list[float]

@@ -46,6 +46,18 @@ def _checked_labels(labels: Any, n: int) -> np.ndarray | None:
         raise CubeFormatError(str(error)) from error
 
 
+def _checked_groups(groups: Any, n: int) -> np.ndarray | None:
+    if groups is None:
+        return None
+    found = np.asarray(groups)
+    if found.shape != (n,) or found.dtype.kind not in "iuU":
+        raise CubeFormatError(
+            f"groups has shape {found.shape} and dtype {found.dtype}; expected ({n},), integers or text: what each "
+            "image belongs to, none missing"
+        )
+    return found
+
+
 # More are a slip of the keyboard: each is a forward pass of every image at every level.
 _MOST_VIEWS = 100_000
 
@@ -132,6 +144,7 @@ def checked_job(
     views: View,
     n_views: int = 2,
     labels: Any = None,
+    groups: Any = None,
     seed: int = 0,
     image_ids: Iterable[int | str] | None = None,
     encode: Encode | None = None,
@@ -161,6 +174,7 @@ def checked_job(
         images=images,
         ids=_checked_ids(getattr(images, "image_ids", None) if image_ids is None else image_ids, n),
         labels=_checked_labels(getattr(images, "labels", None) if labels is None else labels, n),
+        groups=_checked_groups(groups, n),
         noise=noise,
         levels=levels,
         sigmas=axis,

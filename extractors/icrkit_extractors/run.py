@@ -28,6 +28,7 @@ def extract(
     views: View,
     n_views: int = 2,
     labels: Any = None,
+    groups: Any = None,
     seed: int = 0,
     image_ids: Iterable[int | str] | None = None,
     encode: Encode | None = None,
@@ -60,6 +61,8 @@ def extract(
         Views of each image.
     labels : array-like (image,), optional
         Classes, kept in the cube; by default those that `images` brings along. False keeps none.
+    groups : array-like (image,), optional
+        What each image belongs to, where images are not independent: its video, scene or patient. Kept in the cube.
     seed : int
         Seeds views and noise.
     image_ids : iterable of int or str, optional
@@ -143,8 +146,8 @@ def extract(
     {'pixels': Moments(6 images, 2 views, 64 features, sigma: 2, fold: 2, float64 products)}
     """
     job = checked_job(
-        src, images, sigmas, noise=noise, views=views, n_views=n_views, labels=labels, seed=seed, image_ids=image_ids,
-        encode=encode, fresh_noise=fresh_noise, batch_size=batch_size, attrs=attrs,
+        src, images, sigmas, noise=noise, views=views, n_views=n_views, labels=labels, groups=groups, seed=seed,
+        image_ids=image_ids, encode=encode, fresh_noise=fresh_noise, batch_size=batch_size, attrs=attrs,
     )  # fmt: skip
     rows = shard_rows(shard, len(job.ids))
     if out is not None and Path(out).exists() and not resume:
@@ -242,7 +245,7 @@ def estimate(
     src, images, sigmas, noise, views, shard
         As for `extract`.
     **settings
-        Those of `extract` that say what is computed: n_views, seed, labels, image_ids, encode, fresh_noise,
+        Those of `extract` that say what is computed: n_views, seed, labels, groups, image_ids, encode, fresh_noise,
         batch_size, attrs.
 
     Returns

@@ -24,7 +24,7 @@ from icrkit.io._parsing import parsing
 __all__ = ["check_chunks", "open_zarr"]
 
 _MOST_CHUNK = 512 << 20
-_MAY_BE_EQUAL = ("labels", "label", "y", "targets", "codes", "mask", "values")
+_MAY_BE_EQUAL = ("labels", "groups", "label", "y", "targets", "codes", "mask", "values")
 
 
 def open_zarr(path: Path) -> xr.Dataset:

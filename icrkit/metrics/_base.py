@@ -25,6 +25,7 @@ from icrkit.cube import Cube
 from icrkit.exceptions import CubeFormatError, IllConditionedError, NotEnoughDataError
 from icrkit.metrics._classes import checked_labels
 from icrkit.metrics._decomposition import check_residual, enough_images
+from icrkit.metrics._tails import Tails, warn_of_tails
 from icrkit.moments import Moments
 
 __all__ = ["Comparison", "CubeEstimator", "FeatureTransformer", "Measure", "MomentsEstimator"]
@@ -236,6 +237,7 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
     """
 
     takes_moments = True
+    _heavy_tails = False  # whether a warning said so: once for a stream
     dtype: str
     regularization: float
     residual_centering: str
@@ -254,6 +256,7 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         -------
         self
         """
+        self._heavy_tails = False
         if isinstance(X, Moments):
             self._check_moments(X, reset=True)
             return self._finish(X)
@@ -312,6 +315,11 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         ):  # dead units may be dead in all held-out images; not all of them
             check_residual(moments, "the held-out images")
         return moments
+
+    def _warn_of_tails(self, tails: Tails | None, confidence: float, *, stacklevel: int) -> None:
+        if tails is not None and tails.heavy and not self._heavy_tails:
+            warn_of_tails(str(tails), confidence, stacklevel=stacklevel + 1)
+            self._heavy_tails = True
 
     def _finish_if_enough(self) -> Self:
         return self._finish(self.moments_) if self._ready(self.moments_) else self

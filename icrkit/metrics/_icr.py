@@ -43,7 +43,7 @@ from icrkit.metrics._gram import (
     gram_matrix,
     held_out_gram_snr,
 )
-from icrkit.metrics._tails import Tails, tails_of, warn_of_tails
+from icrkit.metrics._tails import Tails, tails_of
 from icrkit.moments import Moments
 
 __all__ = ["ICREstimator", "held_out_snr", "icr", "plug_in_snr"]
@@ -454,8 +454,7 @@ class ICREstimator(MomentsEstimator):
 
     def _warn(self) -> None:
         if isinstance(self._crossfit, Crossfit):
-            if self.tails_ is not None and self.tails_.heavy:
-                warn_of_tails(str(self.tails_), self.confidence, stacklevel=5)
+            self._warn_of_tails(self.tails_, self.confidence, stacklevel=5)
             low, high = self.interval_
             if self.correction == "none" and not low <= self.icr_plugin_ <= high:
                 warnings.warn(

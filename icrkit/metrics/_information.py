@@ -33,7 +33,7 @@ from icrkit.metrics._decomposition import (
     residual_covariance,
 )
 from icrkit.metrics._fisher import Spectrum, fisher_spectrum
-from icrkit.metrics._tails import tails_of, warn_of_tails
+from icrkit.metrics._tails import tails_of
 from icrkit.moments import Moments
 
 __all__ = ["Information", "InvariantInformation", "held_out_snr_by_direction", "information", "invariant_information"]
@@ -555,8 +555,7 @@ class InvariantInformation(MomentsEstimator):
         self._interval, self._snr = interval, None
         self._model = ResidualModel(moments.total, *options)
         self.tails_ = tails_of(moments.total, self._model)
-        if self.tails_ is not None and self.tails_.heavy:
-            warn_of_tails(str(self.tails_), self.confidence, stacklevel=3)
+        self._warn_of_tails(self.tails_, self.confidence, stacklevel=3)
         self._directions = _Directions(moments.total, *options)
         self.n_folds_ = found.n_folds
         self.mean_ = moments.total.mean.mean(axis=0)

@@ -46,6 +46,19 @@ def test_a_store_equals_memory(src, images, tmp_path, go, same):
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_groups_go_along_and_fold_together(images, tmp_path, go, Pixels):
+    video = np.repeat([f"video {k}" for k in range(10)], 4)
+    memory = go(Pixels(), images, groups=video)
+    store = go(Pixels(), images, groups=video, out=tmp_path / "a.cube", batch_size=8)
+    for cube in (memory, store, open_cube(tmp_path / "a.cube")):
+        assert cube.groups.tolist() == video.tolist()
+    moments = go(Pixels(), images, groups=video, moments_only=True, n_folds=3)
+    assert all(m.grouped and (m.n_images % 4 == 0).all() for m in moments.values())
+    for wrong in (video[:5], [1.5] * 40, [None] * 40):
+        with pytest.raises(CubeFormatError, match=r"groups has shape .* expected \(40,\), integers or text"):
+            go(Pixels(), images, groups=wrong)
+
+
 @pytest.mark.parametrize("fail_at", [1, 2, 13, 14, 30, 61])
 def test_killed_and_resumed_equals_undisturbed(images, tmp_path, fail_at, go, same, Pixels):
     # 40 images: 5 blocks of 2 batches of 4 images; 6 forwards a batch, after the one that asks for the widths.

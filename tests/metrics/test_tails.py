@@ -130,6 +130,18 @@ def test_every_interval_and_decision_says_so():
         assert len([w for w in record if "unequal size" in str(w.message)]) == 1
 
 
+def test_a_stream_says_it_once_and_a_new_fit_again():
+    h = features(0, "outliers", n=400)
+    est = ik.ICREstimator("crossfit")
+    with pytest.warns(UserWarning, match="unequal size") as record:
+        for start in range(0, 400, 100):
+            est.partial_fit(h[start : start + 100])
+    assert len([w for w in record if "unequal size" in str(w.message)]) == 1
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="unequal size"):
+            est.fit(h)
+
+
 def test_of_usual_features_nothing_is_said():
     cube = ik.datasets.load_fashion_cube()
     course = ik.datasets.load_digits_course()
