@@ -45,7 +45,6 @@ def test_a_store_equals_memory(src, images, tmp_path, go, same):
         assert store.attrs[key] == value
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_groups_go_along_and_fold_together(images, tmp_path, go, Pixels):
     video = np.repeat([f"video {k}" for k in range(10)], 4)
     memory = go(Pixels(), images, groups=video)
@@ -59,6 +58,7 @@ def test_groups_go_along_and_fold_together(images, tmp_path, go, Pixels):
             go(Pixels(), images, groups=wrong)
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("fail_at", [1, 2, 13, 14, 30, 61])
 def test_killed_and_resumed_equals_undisturbed(images, tmp_path, fail_at, go, same, Pixels):
     # 40 images: 5 blocks of 2 batches of 4 images; 6 forwards a batch, after the one that asks for the widths.
