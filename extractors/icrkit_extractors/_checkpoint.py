@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icrkit.exceptions import MissingDependencyError, UnsafeModelError
+from icrkit.io._torch_file import load_tensors, reason
 from icrkit_extractors._checkpoint_entries import network_under
 from icrkit_extractors._checkpoint_globals import HARMLESS
 from icrkit_extractors._state_dict import load_into, under_prefix, without_prefix
@@ -31,7 +31,6 @@ __all__ = [
     "load_into",
     "read_shards",
     "read_tensors",
-    "reason",
     "sha256_of",
     "stored_step",
     "training_args",
@@ -119,15 +118,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UnsafeModelError(f"{path} is truncated, or no safetensors file: {error}") from error
 
 
-def reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file all the same."""
-    text = str(error)
-    named = re.search(r"GLOBAL ([\w.]+)", text)
-    if named:
-        return f"it names {named[1]}"
-    return text.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0]
-
-
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote: tensors, containers of them, and the plain values that training scripts keep beside."""
     torch = import_torch(path)
@@ -140,7 +130,7 @@ def _read_torch(path: Path) -> Any:
             if declared > size:
                 raise UnsafeModelError(f"{path} has {size} bytes and declares {declared}")
         with torch.serialization.safe_globals(HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return load_tensors(path, mmap=zipped)
     except UnsafeModelError:
         raise
     except pickle.UnpicklingError as error:

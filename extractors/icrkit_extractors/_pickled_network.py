@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icrkit.exceptions import UnsafeModelError
-from icrkit_extractors._checkpoint import existing, import_torch, reason
+from icrkit.io._torch_file import load_tensors, reason
+from icrkit_extractors._checkpoint import existing, import_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,7 +256,7 @@ class _Network:
         if not isinstance(data, bytes):
             raise _Refused(f"the values of a tensor are {_words(data)}")
         # Each storage is a small file of torch.save's old kind.
-        loaded = self.torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        loaded = load_tensors(io.BytesIO(data))
         if not isinstance(loaded, self.torch.storage.TypedStorage):
             raise _Refused(f"the values of a tensor are a {type(loaded).__name__}")
         self.storages[id(record)] = loaded

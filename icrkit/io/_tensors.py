@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from icrkit.exceptions import (
 from icrkit.io._memory import check_declared, check_memory
 from icrkit.io._numpy import map_npy, npz_members, read_npz_member
 from icrkit.io._parsing import parse_json, parsing
+from icrkit.io._torch_file import load_tensors, reason
 
 __all__ = ["open_numpy", "open_safetensors", "open_torch"]
 
@@ -40,10 +42,8 @@ def open_numpy(path: Path) -> Cube:
 
 def open_torch(path: Path) -> Cube:
     """Cube of a tensor, or of a dict of tensors, saved by torch.save; no code in the file is run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(f"{path} needs torch: pip install torch") from error
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(f"{path} needs torch: pip install torch")
     import pickle
 
     with parsing(path):
@@ -53,9 +53,12 @@ def open_torch(path: Path) -> Cube:
     with parsing(path):
         try:
             # Of torch's older format, before 1.6, nothing can be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            content = load_tensors(path, mmap=zipped)
         except pickle.UnpicklingError as error:
-            raise UnsafeModelError(f"{path} holds more than tensors, and nothing of it was run: {error}") from error
+            raise UnsafeModelError(
+                f"{path} holds more than tensors, and nothing of it was run: {reason(error)}; save tensors alone: "
+                "torch.save({'layer': tensor}, 'features.pt')"
+            ) from None
         tensors = content if isinstance(content, Mapping) else {"features": content}
         arrays = {str(name): _plain(tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
     return _cube(arrays, path)
