@@ -107,6 +107,9 @@ def _option(option: str, value: str | None) -> str:
         return (off or f"no {on}") if value == "False" else on
     if value is None:
         return option
+    entry = re.fullmatch(r"\{['\"](\w+)['\"]: ([^{},]+)\}", value)
+    if entry and option.endswith("="):  # one entry of a dict
+        option, value = f"{option[:-1]}.{entry[1]}=", entry[2]
     if value[:1] in "'\"" and value[0] == value[-1]:
         value = value[1:-1]
     *flag, last = option.split(" ") if option.endswith("=") else (option, "")

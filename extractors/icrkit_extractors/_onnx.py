@@ -202,7 +202,7 @@ class OnnxSource:
                     "of a GPU come with a package of their own: pip install onnxruntime-gpu"
                 )
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # it prints what it raises too, in colours
         # Threads that spin while they wait take the cores from whatever else runs: 1.4 times slower beside a training.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Where the names of other files that are left in the model start; it maps these files and copies nothing.
@@ -301,9 +301,9 @@ class OnnxSource:
         missing = [name for name in open_inputs if name not in given]
         if missing:
             raise ValueError(
-                f"{takes}, and nothing gives {', '.join(map(repr, missing))} beside {', '.join(given)}: a noise law "
-                f"gives its conditioning by the name it is told, such as noise.DDPM(name={missing[0]!r}); "
-                f"given={{{missing[0]!r}: VALUE}} holds what is the same for every image"
+                f"{takes}, and nothing gives {', '.join(map(repr, missing))} beside {', '.join(given)}. If the noise "
+                f"level goes there, say so in the noise law, such as noise.DDPM(name={missing[0]!r}); what is the same "
+                f"for every image is given={{{missing[0]!r}: VALUE}}"
             )
         # What only the part behind the cut takes is dropped; a name that the model never had is a mistake.
         unknown = set(given) - set(self._graph.inputs) - set(self._inputs)

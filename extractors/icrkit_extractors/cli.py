@@ -77,6 +77,13 @@ _PYTHON_NAMES = {
     "call": "a function of yours around it (--family module; where only a name differs, --noise LAW:name=...)",
     "available_layers()": "--list-layers", "TorchSource(module, layers=[...])": "--layers NAME",
     "attrs['step']": "--step",
+    # What a store was begun with, where another run goes on with it.
+    "and this writer has": "and this run has", "or choose another path": "or choose another --out",
+    "n_images = ": "images = ", "n_views = ": "--n-views = ", "n_shards = ": "--shard I/", "sigmas = ": "--sigmas = ",
+    "attrs.seed": "--seed", "attrs.batch_size": "--batch-size", "attrs.noise.": "--noise ", "attrs.views.": "--views ",
+    "attrs.model_sha256": "--model or --checkpoint (sha256)", "attrs.images.fingerprint": "--images (sha256)",
+    "attrs.noise_draws": "--fresh-noise (draws)", "attrs.": "",
+    "is read by the family edm": "is read by --family edm",
     "2 * images - 1": '--images-set "value_range=(0,1)"', "noise.from_scheduler": "--noise scheduler:PATH",
     **{f"noise.{_class_name(name)}{end}": f"--noise {name}" for name in noise.LAWS for end in ("", "(")},
     **{f"views.{view.__name__}": f"--views {name}" for name, view in VIEWS.items()},

@@ -127,6 +127,9 @@ _PYTHON_NAMES = {
     "trained_range=None lets": "In Python trained_range=None lets",
     ", method_='gaussian'": "",
     "ranks": "in Python, AlphaReQ with ranks of its own",
+    "; or use what there is with open_cube(path, allow_partial=True)": "; in Python, open_cube with allow_partial "
+    "reads what there is",
+    ", or open_cube(..., allow_partial=True)": "; in Python, open_cube with allow_partial reads what there is",
     "numpy.moveaxis brings them there, and names leave no doubt, "
     "xarray.DataArray(X, dims=('image', 'view', 'feature')), which is": "numpy.moveaxis brings them there before the "
     "file is saved, and a NetCDF file whose dims have these names is",

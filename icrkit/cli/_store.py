@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import click
@@ -28,9 +29,11 @@ def info(path: str, as_json: bool) -> None:
     state = "complete"
     try:
         cube = io.open_cube(path, verify="size")
-    except CubeIncompleteError as error:
-        state = str(error)
-        cube = io.open_cube(path, allow_partial=True, verify="size")
+    except CubeIncompleteError:
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            cube = io.open_cube(path, allow_partial=True, verify="size")
+        state = "; ".join(str(one.message) for one in given)
     facts: dict[str, Any] = {
         "path": path,
         "state": state,

@@ -219,7 +219,7 @@ def test_constants_from_a_shell(guided, tmp_path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((), ("nothing gives 'label'", "--set \"given={'label': VALUE}\"")),
+        ((), ("nothing gives 'label'", "--set given.label=VALUE")),
         (("--set", "given.label=3"), ("nothing gives 'prompt'",)),
         (("--set", "given.label=3", "--set", "given.promt=1"), ("no input 'promt'", "x, label, prompt")),
         (("--set", "given.label=3", "--set", "given.prompt=1"), ("give an array", "words")),

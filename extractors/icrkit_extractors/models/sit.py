@@ -111,7 +111,7 @@ def _load(
     import torch
 
     if checkpoint is None:
-        raise ValueError(f"{family.name} needs checkpoint: the file of its weights")
+        raise ValueError(f"{family.name} needs checkpoint=FILE, its weights")
     path = Path(checkpoint)
     args = training_args(path)
     tensors, found = _read(path, key)
