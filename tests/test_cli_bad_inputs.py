@@ -248,6 +248,28 @@ def nested_groups(folder: Path) -> Path:
     return folder / "a.nc"
 
 
+def gzip_bomb(folder: Path) -> Path:
+    """A thousand times its size in zeros: streamed, and then no features."""
+    shape = (500, 2, 1, 4096)
+    with h5py.File(folder / "a.h5", "w") as file:
+        made = file.create_dataset("mid", shape, "f4", chunks=(100, 2, 1, 4096), compression="gzip", compression_opts=9)
+        made[:] = 0
+        for axis, dim in enumerate(("image", "view", "sigma", "feature_mid")):
+            made.dims[axis].label = dim
+    assert (folder / "a.h5").stat().st_size < 4 * np.prod(shape) / 300
+    return folder / "a.h5"
+
+
+def bomb_in_one_chunk(folder: Path) -> Path:
+    chunk = (2**12, 2, 1, 2**15)
+    with h5py.File(folder / "a.h5", "w") as file:
+        made = file.create_dataset("mid", chunk, "f4", chunks=chunk, compression="gzip")
+        for axis, dim in enumerate(("image", "view", "sigma", "feature_mid")):
+            made.dims[axis].label = dim
+        made.id.write_direct_chunk((0, 0, 0, 0), os.urandom(2_000_000))
+    return folder / "a.h5"
+
+
 def no_file_of_ours(folder: Path) -> Path:
     (folder / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\xff" * 500)
     return folder / "a.h5"
@@ -276,7 +298,7 @@ READ = [
     same_feature_twice, huge_shape, deep_json, external_link, nested_groups, no_file_of_ours, empty_file,
     wrong_type_in_the_configuration, empty_folder, archive_of_no_arrays, archive_of_nothing, encrypted_archive,
     archive_by_an_unknown_method, archive_of_a_later_version, header_of_no_python, pickle_that_ends_early,
-    broken_metadata, strings_without_end, lost_chunk,
+    broken_metadata, strings_without_end, lost_chunk, gzip_bomb, bomb_in_one_chunk,
 ]  # fmt: skip
 
 
