@@ -127,16 +127,19 @@ def test_icrkit_loads_no_heavy_package(path):
         elif top == "torch":
             # A tensor exists only where torch was imported by somebody else: sys.modules has it. A file of tensors does
             # not come with it.
-            assert path == KIT / "io" / "_tensors.py", f"{unit} imports {name}: look in sys.modules instead"
+            readers = (KIT / "io" / "_tensors.py", KIT / "io" / "_torch_file.py")
+            assert path in readers, f"{unit} imports {name}: look in sys.modules instead"
 
 
 @pytest.mark.parametrize("path", modules(EXTRACTORS), ids=lambda p: str(p.relative_to(ROOT)))
 def test_extractors_know_of_icrkit_only_the_cube_and_its_file(path):
     # Moments are handed over where features are not kept.
     more = {"_destinations.py": {"_progress"}, "_to_moments.py": {"moments", "_text"}, "cli.py": {"_surface", "_text"}}
-    # Files of images are as strange as files of features, and pass the same guards.
+    # Files of images and of weights are as strange as files of features, and pass the same guards.
     files = {
+        "_checkpoint.py": {"_torch_file"},
         "_image_arrays.py": {"_memory", "_numpy"},
+        "_pickled_network.py": {"_torch_file"},
         "_image_containers.py": {"_hdf5", "_memory", "_parsing", "_zarr"},
     }
     guards = files.get(path.name, set())
