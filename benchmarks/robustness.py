@@ -5,6 +5,11 @@
 writes ``benchmarks/results/robustness.csv``: for each population, images per feature and number of views, how often the
 nominal 95 % intervals of ICR and of information cover the truth, how often heavy tails are warned of, and the coverage
 of both for `spatial_sign` of the features, against its own truth (that of many images).
+
+    python benchmarks/robustness.py --turns
+
+writes ``benchmarks/results/robustness_turns.csv``: courses in which the truth stays what it is and the tails of the
+residual grow lighter; how often a turn is called, and how often that is without a warning of heavy tails.
 """
 
 from __future__ import annotations
@@ -111,6 +116,55 @@ def intervals(h: np.ndarray) -> tuple[list[tuple[float, float, float]], bool]:
     return [(one.value, one.low, one.high) for one in found], tails is not None and tails.heavy
 
 
+# ---- turns ----------------------------------------------------------------------------------------------------------
+
+TURNS = Path(__file__).parent / "results" / "robustness_turns.csv"
+N_STEPS, N_LINKED = 12, 16  # checkpoints, and features of a course
+# tails, images, criterion
+TurnCell = tuple[str, int, str]
+TURN_CELLS: list[TurnCell] = list(
+    itertools.product(("none", "lognormal", "outliers", "t3"), (128, 256), ("information", "icr"))
+)
+
+
+def course(rng: np.random.Generator, tails: str, n: int) -> dict[int, np.ndarray]:
+    """Features by step, linked by .9 of the residual, whose tails go from heavy to none at an ICR of .5."""
+    signal, shared = rng.standard_normal((n, 1, N_LINKED)), rng.standard_normal((n, 2, N_LINKED))
+    normal, chosen, row = rng.standard_normal((n, 1, 1)), rng.random((n, 1, 1)) < 0.02, rng.chisquare(3, (n, 2, 1))
+    mean_squares = 1 / np.random.default_rng(0).chisquare(3, 100_000)
+    found = {}
+    for step, heaviness in enumerate(np.linspace(1, 0, N_STEPS), 1):
+        residual = np.sqrt(0.9) * shared + np.sqrt(0.1) * rng.standard_normal(shared.shape)
+        if tails == "lognormal":
+            residual *= np.exp(heaviness * normal - heaviness**2)
+        elif tails == "outliers":
+            times = 1 + 9 * heaviness
+            residual *= np.where(chosen, times, 1.0) / np.sqrt(0.98 + 0.02 * times**2)
+        elif tails == "t3":
+            residual *= row ** (-heaviness / 2) / np.sqrt(np.mean(mean_squares**heaviness))
+        found[step] = signal + residual
+    return found
+
+
+def run_turn_cell(cell: TurnCell, repeats: int) -> list[dict[str, object]]:
+    """One row of the table of turns."""
+    tails, n, criterion = cell
+    called, warned = np.zeros(repeats, dtype=bool), np.zeros(repeats, dtype=bool)
+    for seed in range(repeats):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fitted = ik.TrainingCourse(criterion).fit(course(np.random.default_rng([seed, n]), tails, n))
+        called[seed] = fitted.turned_
+        warned[seed] = any("unequal size" in str(one.message) for one in said)
+    silent = float((called & ~warned).mean())
+    return [
+        {
+            "tails": tails, "images": n, "criterion": criterion, "called": round(float(called.mean()), 4),
+            "warned": round(float(warned.mean()), 4), "called_in_silence": round(silent, 4), "repeats": repeats,
+        }
+    ]  # fmt: skip
+
+
 def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
     """One row of the table."""
     population, ratio, v = cell
@@ -141,10 +195,17 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 @click.option("--repeats", default=400, show_default=True)
 @click.option("--jobs", default=2, show_default=True)
 @click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
-def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
-    """Run all cells; about ten minutes of two cores."""
+@click.option("--turns", is_flag=True, help="Courses whose tails grow lighter, 100 repeats.")
+@click.option("--out", type=click.Path(path_type=Path))
+def main(repeats: int, jobs: int, cells: int, turns: bool, out: Path | None) -> None:
+    """Run all cells; about ten minutes of two cores, and as much for turns."""
     warnings.simplefilter("ignore")
+    if turns:
+        tasks = [(cell, min(repeats, 100)) for cell in TURN_CELLS[:cells]]
+        for row in run_cells(run_turn_cell, tasks, jobs, out or TURNS):
+            click.echo(" ".join(map(str, row.values())))
+        return
+    out = out or RESULTS
     rows = run_cells(run_cell, [(cell, repeats) for cell in CELLS[:cells]], jobs, out)
     click.echo("| population | N/d | V | ICR | information | warned | signs: ICR | information |")
     click.echo("|---|---|---|---|---|---|---|---|")

@@ -33,6 +33,25 @@ def test_the_study_runs(benchmark, tmp_path, monkeypatch):
     assert row["repeats"] == "2" and 0.4 < float(row["mean_icr"]) < 0.6
 
 
+def test_the_study_of_turns_runs(benchmark, tmp_path):
+    out = tmp_path / "turns.csv"
+    options = ["--turns", "--repeats", "2", "--cells", "3", "--jobs", "1", "--out", str(out)]
+    result = CliRunner().invoke(benchmark.main, options, catch_exceptions=False)
+    assert result.exit_code == 0 and "lognormal" not in result.output
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["criterion"] for row in rows] == ["information", "icr", "information"]
+
+
+def test_no_turn_is_called_in_silence(benchmark):
+    with benchmark.TURNS.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(benchmark.TURN_CELLS)
+    for row in rows:
+        # Where none of 128 images is an outlier there is nothing to see, nor to call.
+        assert float(row["called_in_silence"]) <= 0.06 + 2 * np.sqrt(0.05 * 0.95 / 100), row
+        assert row["tails"] != "none" or float(row["called"]) <= 0.05
+
+
 def test_no_cell_is_silent_and_wrong(benchmark, committed):
     assert len(committed) == len(benchmark.CELLS) and {row["repeats"] for row in committed} == {"400"}
     error = np.sqrt(0.95 * 0.05 / 400)
@@ -48,7 +67,5 @@ def test_no_cell_is_silent_and_wrong(benchmark, committed):
 
 @pytest.mark.parametrize("population", ["t3", "lognormal", "outliers", "t3 signal"])
 def test_heavy_tails_are_warned_of(benchmark, population):
-    warned = [
-        benchmark.intervals(benchmark.features(np.random.default_rng(k), population, 512, 2))[1] for k in range(40)
-    ]
-    assert np.mean(warned) >= 0.9
+    many = (benchmark.features(np.random.default_rng(seed), population, 512, 2) for seed in range(40))
+    assert np.mean([benchmark.intervals(h)[1] for h in many]) >= 0.9

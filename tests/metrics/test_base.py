@@ -242,6 +242,29 @@ def test_a_stream_of_views_with_groups():
     assert stream.lidar_ == pytest.approx(ik.LiDAR().fit(h).lidar_, rel=1e-12)
 
 
+@pytest.mark.parametrize("est", [ik.ICREstimator(), ik.FisherSpectrum(), ik.InvariantInformation()], ids=name_of)
+def test_rows_of_a_stream_belong_to_the_images_that_groups_say(est):
+    h, order = features(80), np.random.default_rng(1).permutation(160)
+    rows, image = h.reshape(160, 4)[order], np.repeat(np.arange(80), 2)[order]
+    streamed = clone(est).partial_fit(rows, groups=image)
+    np.testing.assert_allclose(streamed.moments_.total.within, clone(est).fit(rows, groups=image).moments_.total.within)
+    # Rows that lie together are not of one image.
+    assert streamed.moments_.total.within.trace() < clone(est).fit(rows).moments_.total.within.trace() / 1.5
+    gram = ik.gram_matrix(rows, groups=image)
+    assert ik.icr(gram, regularization=0.1) == pytest.approx(
+        ik.icr(streamed.moments_.total, regularization=0.1, residual_centering="none"), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("est", [ik.ICREstimator(), ik.FisherSpectrum(), ik.InvariantInformation()], ids=name_of)
+def test_what_is_transformed_keeps_the_names_of_its_images(est):
+    cube = ik.from_arrays(features(), image_ids=np.arange(60) + 100, labels=np.arange(60) % 3)
+    found = est.fit(cube).transform(cube.level())
+    assert found.dims == ("image", "view", "feature")
+    np.testing.assert_array_equal(found["image"], np.arange(60) + 100)
+    np.testing.assert_array_equal(found["labels"], np.arange(60) % 3)
+
+
 @pytest.mark.parametrize("est", MEASURES, ids=repr)
 def test_a_stream_has_one_width_and_one_level(est):
     stream = clone(est).partial_fit(features(d=8))
