@@ -211,8 +211,8 @@ class _Watch:
         if step == 0 and self.stop and getattr(self.monitor, "warm_up", 1) == 0:
             warnings.warn(
                 f"{self.name}: stop=True with a monitor that has no warm_up: features of a random start may get worse "
-                "before they get better, and the training would end there. ICRMonitor(warm_up=...), a tenth of the "
-                "steps, leaves that out; warm_up=1 if the network is trained already",
+                "before they get better, and the training might end there, or never. ICRMonitor(warm_up=...), a tenth "
+                "of the steps, leaves that out; warm_up=1 if the network is trained already",
                 stacklevel=2,
             )
 

@@ -94,7 +94,8 @@ class ICRMonitor:
     criterion : {"information", "icr"}
         On which a turn is called, as for :class:`icrkit.TrainingCourse`.
     patience : int
-        How many checkpoints in a row must be significantly worse before `should_stop`.
+        How many checkpoints in a row must be significantly worse before `should_stop`. Without a `warm_up` the best
+        must also have come after the first look: features of a random start get worse before they get better.
     confidence : float
         Of the intervals. 1 - confidence bounds the probability of ever calling a turn while features do not get worse,
         however many checkpoints are looked at.
@@ -129,7 +130,7 @@ class ICRMonitor:
     -----
     After every update the monitor says what :class:`icrkit.TrainingCourse` would say of the checkpoints so far: both
     make one test, whose error holds for any number of looks. A turn may be taken back by a new best; a loop that has
-    stopped will not see that, so give `warm_up` or `patience` where training begins with a dip.
+    stopped will not see that, so give `warm_up` where training begins with a dip, and `patience`.
 
     Of several levels each is read by itself, at its own error; the one of `sigma` decides. A level that cannot be
     measured at a checkpoint (features that lack rank, are constant, NaN or infinite) makes no look there, neither a bad
@@ -465,7 +466,9 @@ class _Level:
         best_step, best = self._looked[turn.best]
         judged = Judgement.of_turn(turn, best.of(criterion), readings.of(criterion))
         turned_at = None if turn.at is None else self._looked[turn.at][0]
-        stop = bool(turn.run >= monitor.patience)
+        # A best at the very first look is a random start as likely as a peak: a warm-up says which.
+        rose = turn.best > 0 or monitor.warm_up > 0
+        stop = bool(turn.run >= monitor.patience and rose)
         self.said.append((best_step, turned_at, stop, judged.fall, judged.low, judged.high))
 
     def state(self, step: int, k: int) -> MonitorState | str:
