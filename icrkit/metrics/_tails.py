@@ -50,8 +50,8 @@ class Tails(NamedTuple):
     def heavy(self) -> bool:
         """Whether intervals are too narrow for it: more variation than `MOST_VARIATION`, and not by chance."""
         return (
-            self.residual - 3 * self.residual_error > MOST_VARIATION["residual"]
-            or self.means - 3 * self.means_error > MOST_VARIATION["means"]
+            self.residual - 4 * self.residual_error > MOST_VARIATION["residual"]
+            or self.means - 4 * self.means_error > MOST_VARIATION["means"]
         )
 
     def __str__(self) -> str:
@@ -118,8 +118,8 @@ def _beyond_gaussian(sizes: Vector, gaussian: float) -> tuple[float, float]:
     if not mean > 0:
         return 0.0, 0.0
     seen = float(sizes.var(ddof=1)) / mean**2
-    # That of a chi-square of k = 2/g degrees of freedom has the variance (8/k^2 + 48/k^3)/n.
-    error = float(np.sqrt((2 * gaussian**2 + 6 * gaussian**3) / len(sizes)))
+    # By the delta method, of a chi-square of 2/g degrees of freedom, whose skewness is 2 sqrt(g) and kurtosis 3 + 6 g.
+    error = float(np.sqrt((2 * gaussian**2 + 2 * gaussian**3) / len(sizes)))
     return max((seen - gaussian) / (1 + gaussian), 0.0), error / (1 + gaussian)
 
 

@@ -31,3 +31,20 @@ def oracle() -> Callable[[str], Oracle]:
         return Oracle(found["numbers"], made)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def of_sizes() -> Callable[..., np.ndarray]:
+    """Features (n, v, d) of ICR .5 whose residuals have one size, ten times it in an image of 50, or lognormal ones."""
+
+    def make(seed: int, scale: str = "one", n: int = 200, d: int = 8, v: int = 2) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        size = {
+            "one": np.ones(n),
+            "outliers": np.where(np.arange(n) % 50 == 0, 10.0, 1.0),
+            "lognormal": np.exp(rng.standard_normal(n)),
+        }[scale]
+        signal = rng.standard_normal((n, 1, d))
+        return signal + size[:, None, None] * rng.standard_normal((n, v, d))
+
+    return make

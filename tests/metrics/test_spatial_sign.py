@@ -8,17 +8,6 @@ import pytest
 import icrkit as ik
 
 
-def features(seed: int, scale: str = "one", n: int = 200, d: int = 8, v: int = 2) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    size = {
-        "one": np.ones(n),
-        "outliers": np.where(np.arange(n) % 50 == 0, 10.0, 1.0),
-        "lognormal": np.exp(rng.standard_normal(n)),
-    }[scale]
-    signal = rng.standard_normal((n, 1, d))
-    return signal + size[:, None, None] * rng.standard_normal((n, v, d))
-
-
 def test_in_one_dimension_a_sign_is_a_sign():
     """Of one feature and equal views an image lies on one side of the median or on the other."""
     h = np.array([-5.0, -1.0, -0.5, 0.25, 0.5, 1.0, 5.0])[:, None, None] + np.zeros((7, 2, 1))
@@ -27,8 +16,8 @@ def test_in_one_dimension_a_sign_is_a_sign():
     np.testing.assert_array_equal(np.sign(np.delete(signs[:, 0, 0], 3)), [-1, -1, -1, 1, 1, 1])
 
 
-def test_sizes_solve_their_equation():
-    h = features(5, "lognormal", n=80, d=4, v=3)
+def test_sizes_solve_their_equation(of_sizes):
+    h = of_sizes(5, "lognormal", n=80, d=4, v=3)
     signs = ik.spatial_sign(h)
     # About the centre, which is the mean of the signs weighted by size: every image has one size without itself.
     centre = _centre(h, signs)
@@ -54,8 +43,8 @@ def _centre(h: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return centre.reshape(h.shape[1:])
 
 
-def test_size_and_maps_of_images_change_nothing():
-    h = features(2, n=150, d=5, v=3)
+def test_size_and_maps_of_images_change_nothing(of_sizes):
+    h = of_sizes(2, n=150, d=5, v=3)
     signs, matrix = ik.spatial_sign(h), np.random.default_rng(0).standard_normal((5, 5))
     np.testing.assert_allclose(ik.spatial_sign(h @ matrix + 7.0), signs @ matrix + 7.0, atol=1e-5)
     both = np.concatenate([h, -h])  # whose centre is the origin
@@ -64,8 +53,8 @@ def test_size_and_maps_of_images_change_nothing():
     np.testing.assert_allclose(found / np.linalg.norm(found), want / np.linalg.norm(want), atol=1e-6)
 
 
-def test_every_kind_of_input_comes_back_as_it_came():
-    h = features(1, n=60, d=3).astype(np.float32)
+def test_every_kind_of_input_comes_back_as_it_came(of_sizes):
+    h = of_sizes(1, n=60, d=3).astype(np.float32)
     h = np.concatenate([h, np.full((60, 2, 1), 2.5, np.float32)], axis=2)  # and a dead unit
     signs = ik.spatial_sign(h)
     assert signs.dtype == np.float32 and (signs[..., 3] == 2.5).all()
@@ -83,10 +72,10 @@ def test_every_kind_of_input_comes_back_as_it_came():
     assert ik.spatial_sign(one).dims == one.dims
 
 
-def test_what_has_no_metric_is_refused():
-    h = features(0, n=40, d=4)
+def test_what_has_no_metric_is_refused(of_sizes):
+    h = of_sizes(0, n=40, d=4)
     with pytest.raises(ik.exceptions.NotEnoughDataError, match="more rows than features"):
-        ik.spatial_sign(features(0, n=4, d=9))
+        ik.spatial_sign(of_sizes(0, n=4, d=9))
     with pytest.raises(ik.exceptions.IllConditionedError, match="depend on each other linearly"):
         ik.spatial_sign(np.concatenate([h, h[..., :1]], axis=2))
     h[3, 1, 2] = np.nan
@@ -94,8 +83,8 @@ def test_what_has_no_metric_is_refused():
         ik.spatial_sign(h)
 
 
-def test_an_image_in_the_centre_stays_there():
-    h = features(4, n=31, d=2)
+def test_an_image_in_the_centre_stays_there(of_sizes):
+    h = of_sizes(4, n=31, d=2)
     h = np.concatenate([h, -h, np.zeros((1, 2, 2))])
     np.testing.assert_allclose(ik.spatial_sign(h)[-1], 0.0, atol=1e-9)
 
@@ -104,12 +93,12 @@ def test_an_image_in_the_centre_stays_there():
 
 
 @pytest.mark.parametrize("scale", ["outliers", "lognormal"])
-def test_the_interval_of_signs_holds_where_that_of_the_features_does_not(scale):
+def test_the_interval_of_signs_holds_where_that_of_the_features_does_not(scale, of_sizes):
     crossfit = ik.ICREstimator("crossfit")
-    truth = crossfit.fit(ik.spatial_sign(features(99, scale, n=20_000))).icr_
+    truth = crossfit.fit(ik.spatial_sign(of_sizes(99, scale, n=20_000))).icr_
     inside, held = [], []
     for seed in range(60):
-        h = features(seed, scale, n=80)
+        h = of_sizes(seed, scale, n=80)
         low, high = crossfit.fit(ik.spatial_sign(h)).interval_
         inside.append(low <= truth <= high)
         held.append(high - low)

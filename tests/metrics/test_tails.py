@@ -11,22 +11,11 @@ from hypothesis import strategies as st
 
 import icrkit as ik
 from icrkit.metrics._decomposition import ResidualModel
-from icrkit.metrics._tails import MOST_VARIATION, tails_of
+from icrkit.metrics._tails import MOST_VARIATION, _beyond_gaussian, tails_of
 from icrkit.moments import Moments, helmert
 from icrkit.readings import paired_difference
 
 PROPERTY = settings(max_examples=25, derandomize=True, deadline=None)
-
-
-def features(seed: int, scale: str = "one", n: int = 200, d: int = 8, v: int = 2) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    size = {
-        "one": np.ones(n),
-        "outliers": np.where(np.arange(n) % 50 == 0, 10.0, 1.0),
-        "lognormal": np.exp(rng.standard_normal(n)),
-    }[scale]
-    signal = rng.standard_normal((n, 1, d))
-    return signal + size[:, None, None] * rng.standard_normal((n, v, d))
 
 
 def tails(h, **options):
@@ -38,8 +27,8 @@ def tails(h, **options):
 
 
 @pytest.mark.parametrize("v", [2, 4])
-def test_sizes_are_those_without_the_image_itself(v):
-    h = features(3, "lognormal", n=40, d=3, v=v)
+def test_sizes_are_those_without_the_image_itself(v, of_sizes):
+    h = of_sizes(3, "lognormal", n=40, d=3, v=v)
     sizes = []
     for i in range(len(h)):
         # The scatter about the means of all, less the image's own part.
@@ -56,15 +45,25 @@ def test_sizes_are_those_without_the_image_itself(v):
     assert found.n_images == 40 and found.largest >= np.sum(sizes, axis=1).max() / np.sum(sizes) - 1e-3
 
 
-def test_of_gaussian_features_little_is_seen_and_nothing_said():
-    found = [tails(features(seed, n=300, d=12)) for seed in range(40)]
+@pytest.mark.parametrize("k", [4, 32])
+def test_the_error_is_that_of_a_chi_square(k):
+    draws = np.random.default_rng(0).chisquare(k, (4000, 200))
+    found = np.array([_beyond_gaussian(sizes, 2 / k) for sizes in draws])
+    seen = draws.var(axis=1, ddof=1) / draws.mean(axis=1) ** 2
+    expected = seen.std() / (1 + 2 / k)
+    assert found[0, 1] == pytest.approx(expected, rel=0.12)
+    assert found[:, 0].mean() < 0.6 * expected  # the positive half of a variable of mean 0
+
+
+def test_of_gaussian_features_little_is_seen_and_nothing_said(of_sizes):
+    found = [tails(of_sizes(seed, n=300, d=12)) for seed in range(40)]
     assert np.mean([t.residual for t in found]) < 0.05 and np.mean([t.means for t in found]) < 0.05
     assert not any(t.heavy for t in found)
 
 
 @pytest.mark.parametrize("scale", ["outliers", "lognormal"])
-def test_a_few_images_that_outweigh_the_rest_are_seen(scale):
-    assert all(tails(features(seed, scale)).heavy for seed in range(20))
+def test_a_few_images_that_outweigh_the_rest_are_seen(scale, of_sizes):
+    assert all(tails(of_sizes(seed, scale)).heavy for seed in range(20))
 
 
 # ---- invariance -----------------------------------------------------------------------------------------------------
@@ -72,8 +71,8 @@ def test_a_few_images_that_outweigh_the_rest_are_seen(scale):
 
 @PROPERTY
 @given(seed=st.integers(0, 10**6), blocks=st.integers(1, 5))
-def test_neither_order_nor_blocks_nor_maps_nor_folds_matter(seed, blocks):
-    h = features(7, "lognormal", n=600, d=4)
+def test_neither_order_nor_blocks_nor_maps_nor_folds_matter(seed, blocks, of_sizes):
+    h = of_sizes(7, "lognormal", n=600, d=4)
     rng = np.random.default_rng(seed)
     order, cuts = rng.permutation(600), np.sort(100 * rng.choice(np.arange(1, 6), blocks - 1, replace=False))
     cube = ik.from_arrays(h, image_ids=np.arange(600))
@@ -91,8 +90,8 @@ def test_neither_order_nor_blocks_nor_maps_nor_folds_matter(seed, blocks):
     assert tails(moved) == pytest.approx(want, rel=1e-4)
 
 
-def test_a_sample_is_of_256_images_and_goes_through_files(tmp_path):
-    h = features(0, "outliers", n=1000)
+def test_a_sample_is_of_256_images_and_goes_through_files(tmp_path, of_sizes):
+    h = of_sizes(0, "outliers", n=1000)
     moments = Moments.from_cube(h, n_folds=5)
     assert moments.sample["images"].shape == (256, 2, 8) and (np.diff(moments.sample["keys"].astype(float)) > 0).all()
     moments.save(tmp_path / "m.h5")
@@ -111,8 +110,8 @@ def test_a_sample_is_of_256_images_and_goes_through_files(tmp_path):
 # ---- where it is said -----------------------------------------------------------------------------------------------
 
 
-def test_every_interval_and_decision_says_so():
-    a, b = features(0, "outliers"), features(1, "outliers")
+def test_every_interval_and_decision_says_so(of_sizes):
+    a, b = of_sizes(0, "outliers"), of_sizes(1, "outliers")
     said = "images are of very unequal size.*spatial_sign"
     for fit in (
         lambda: ik.ICREstimator().fit(a),
@@ -130,8 +129,8 @@ def test_every_interval_and_decision_says_so():
         assert len([w for w in record if "unequal size" in str(w.message)]) == 1
 
 
-def test_a_stream_says_it_once_and_a_new_fit_again():
-    h = features(0, "outliers", n=400)
+def test_a_stream_says_it_once_and_a_new_fit_again(of_sizes):
+    h = of_sizes(0, "outliers", n=400)
     est = ik.ICREstimator("crossfit")
     with pytest.warns(UserWarning, match="unequal size") as record:
         for start in range(0, 400, 100):
@@ -142,28 +141,28 @@ def test_a_stream_says_it_once_and_a_new_fit_again():
             est.fit(h)
 
 
-def test_of_usual_features_nothing_is_said():
+def test_of_usual_features_nothing_is_said(of_sizes):
     cube = ik.datasets.load_fashion_cube()
     course = ik.datasets.load_digits_course()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*unequal size")
         ik.SemanticWindow().fit(cube)
         ik.TrainingCourse().fit(course)
-        ik.ICREstimator().fit(features(0))
-    assert ik.ICREstimator().fit(features(0)).tails_.residual < MOST_VARIATION["residual"]
+        ik.ICREstimator().fit(of_sizes(0))
+    assert ik.ICREstimator().fit(of_sizes(0)).tails_.residual < MOST_VARIATION["residual"]
 
 
-def test_a_view_that_is_unlike_the_others_is_no_tail():
-    h = features(0, v=4)
+def test_a_view_that_is_unlike_the_others_is_no_tail(of_sizes):
+    h = of_sizes(0, v=4)
     h[:, 3] += 5 * np.random.default_rng(1).standard_normal((200, 8))
     assert not tails(h).heavy
 
 
-def test_few_images_say_nothing():
-    assert tails(features(0, n=15, d=2)) is None
+def test_few_images_say_nothing(of_sizes):
+    assert tails(of_sizes(0, n=15, d=2)) is None
 
 
-def test_images_without_a_residual_of_their_own_are_no_error():
-    h = features(0, n=60, d=3)
+def test_images_without_a_residual_of_their_own_are_no_error(of_sizes):
+    h = of_sizes(0, n=60, d=3)
     h[:30, 1] = h[:30, 0]  # half of the images have equal views
     assert tails(h).residual > 0
