@@ -105,7 +105,9 @@ class Series:
         if self.percent:
             return share(value)
         decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-        return f"{value:.{decimals}f}" if value == 0 or 1e-2 <= abs(value) < 1e6 else f"{value:.3g}"
+        # A small value among larger ones has their decimals, as long as it is not lost.
+        least = 5e-4 if max(np.abs(self.values)[np.isfinite(self.values)], default=0.0) >= 1e-2 else 1e-2
+        return f"{value:.{decimals}f}" if value == 0 or least < abs(value) < 1e6 else f"{value:.3g}"
 
     def at(self, step: int) -> float:
         """Value at a step; NaN where there is none."""
@@ -326,10 +328,11 @@ class Course:
         name, turn = self.criterion, self._turn()
         terms, last, sure = TERMS[name], int(self.steps[-1]), f"{self.confidence:.0%}"
         looks = f"{self._has_say.sum()} checkpoints" + (f" {self._late}" if self._late else "")
-        taken_back, earlier = self._taken_back, ""
+        taken_back, earlier, stopped = self._taken_back, "", False
         if taken_back is not None:
+            stopped = self._would_stop(taken_back)
             earlier = f" An earlier {terms.change} was beyond chance at step {taken_back}, until a new best took that "
-            earlier += "back: a training watched here would have stopped then."
+            earlier += "back: a training watched here would have stopped then." if stopped else "back."
         if turn.best_step == last:
             return f"In {self.place} it is {with_unit(turn.last, name)}, the {terms.best} of {looks}.{earlier}"
         words = f"In {self.place} it was {with_unit(turn.best, name)} at step {turn.best_step} and is "
@@ -342,7 +345,7 @@ class Course:
         else:
             words += f". At step {turn.turned_at} it was first beyond chance ({sure}, over all {looks})"
             kept = f": a training watched here would have stopped then, and kept step {turn.best_step}"
-            words += "." if earlier else f"{kept}."
+            words += f"{kept}." if self._would_stop(turn.turned_at) and not stopped else "."
         return words + earlier
 
     def _said_of_what_was_tested(self) -> list[str]:
@@ -436,6 +439,12 @@ class Course:
         turn = self.course.turn_
         before = np.flatnonzero(turn.significant[: turn.best])
         return int(self.steps[self._has_say][before[0]]) if len(before) else None
+
+    def _would_stop(self, step: int) -> bool:
+        """Whether a monitor that calls a turn at this step stops: not where the best until then was the first look."""
+        values = self._select(self.curve, None, None)[self.criterion].to_numpy()[self._has_say & (self.steps <= step)]
+        best = np.nanargmax(values) if TERMS[self.criterion].best == "highest" else np.nanargmin(values)
+        return bool(self.course.warm_up > 0 or best > 0)
 
     def _turn(self, layer: str | None = None, sigma: float | None = None, *, other: bool = False) -> _Turn:
         judged = self._select(self.other if other else self.course.by_level_, layer, sigma)

@@ -144,9 +144,11 @@ def _with_turn(course: Course, **values: float) -> Course:
 
 
 @pytest.mark.parametrize("ends", [4, 6])
-def test_a_call_that_a_new_best_took_back_is_told(ends: int) -> None:
-    """A training watched would have stopped at it, and not at the turn that stands in the end."""
-    ratios = [[snr] * 4 for snr in (0.67, 0.43, 1.0, 1.5, 1.2, 1.0)[:ends]]
+@pytest.mark.parametrize("first", [True, False])
+def test_a_call_that_a_new_best_took_back_is_told(ends: int, first: bool) -> None:
+    """A training watched would have stopped at it, unless its best was the first look, and not at the later turn."""
+    start = () if first else (0.4,)
+    ratios = [[snr] * 4 for snr in (*start, *(0.67, 0.43, 1.0, 1.5, 1.2, 1.0)[:ends])]
     rng = np.random.default_rng(0)
     image, rest = rng.standard_normal((N, 1, 4)), rng.standard_normal((N, VIEWS, 4))
     made = [
@@ -155,18 +157,21 @@ def test_a_call_that_a_new_best_took_back_is_told(ends: int) -> None:
     ]
     course, monitor = Course.of(made), ik.ICRMonitor()
     stops = [step for step, cube in made if monitor.update(step, cube).should_stop]
-    assert stops[0] == 100 and course.course.turned_ is (ends == 6)
-    call = course.sentences[0]
-    earlier = (
-        " An earlier fall was beyond chance at step 100, until a new best took that back: a training watched here "
-    )
-    assert call.endswith(earlier + "would have stopped then.") and call.count("would have stopped") == 1
+    assert course.course.turned_ is (ends == 6)
+    call, dip = course.sentences[0], 100 + 100 * len(start)
+    earlier = f" An earlier fall was beyond chance at step {dip}, until a new best took that back"
+    if first:
+        assert dip not in stops and call.endswith(earlier + ".")
+    else:
+        assert stops[0] == dip and call.endswith(earlier + ": a training watched here would have stopped then.")
+    assert call.count("would have stopped") == (ends == 6 or not first)
     if ends == 6:
-        assert course.course.turned_at_ == stops[1]
-        assert f"At step {stops[1]} it was first beyond chance (95%, over all 6 checkpoints). An earlier" in call
+        turned = course.course.turned_at_
+        assert turned == (stops[0] if first else stops[1])
+        assert f"At step {turned} it was first beyond chance (95%, over all {len(made)} checkpoints)" in call
     # A checkpoint of the warm-up does not shift the steps, and a fall from it is none.
     assert earlier in Course.of([(-100, made[-1][1]), *made], warm_up=0).sentences[0]
-    assert "earlier" not in Course.of([(-100, made[0][1]), *made[1:]], warm_up=100).sentences[0]
+    assert "earlier" not in Course.of([(-100, made[0][1]), *made[1:]], warm_up=dip).sentences[0]
 
 
 def test_a_best_that_is_not_positive_has_no_share(turned: Course) -> None:
@@ -339,6 +344,21 @@ def test_series_say_where_they_are_best_and_what_they_pass() -> None:
     accuracy = Series("accuracy", [1, 2], [0.5, 0.6], best="highest", threshold=0.55)
     assert accuracy.sentence == "Accuracy: highest at step 2, above 0.550 at step 2."
     assert Series("gradient", [1, 2], [3, 4]).sentence == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.0, 0.00391, 0.0156, 0.203], ["0.000", "0.004", "0.016", "0.203"]),
+        ([2e-3, 1e-3, 0.0], ["0.002", "0.001", "0.000"]),
+        ([2.25e-3, 1e-4], ["0.00225", "0.0001"]),
+        ([120.0, 14.2, 3e-7], ["120", "14.2", "3e-07"]),
+        ([3e7, 2e6, float("nan")], ["3e+07", "2e+06", "–"]),
+    ],
+)
+def test_small_values_have_the_decimals_of_their_column(values: list[float], shown: list[str]) -> None:
+    series = Series("loss", range(1, len(values) + 1), values)
+    assert [series.told(value) for value in values] == shown
     assert Series("nothing", [1], [float("nan")], best="lowest").best_step is None
 
 
