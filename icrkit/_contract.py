@@ -260,7 +260,7 @@ def find_level(levels: NDArray[np.float64], sigma: float, tolerance: float, wher
     near = np.flatnonzero(distance <= tolerance * np.abs(levels))
     if not near.size:
         raise CubeFormatError(
-            f"no level sigma={sigma:g} within a relative {tolerance:g}{where}; levels: {listed(levels)}"
+            f"no level sigma={sigma:g}{where} (within a relative {tolerance:g}); levels: {listed(levels)}"
         )
     return int(near[np.argmin(distance[near])])
 

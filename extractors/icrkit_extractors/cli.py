@@ -146,9 +146,13 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     + ".",
 )
 @click.option(
-    "--model", required=True, multiple=True, help="File, folder or package.module:function; several for a course."
+    "--model",
+    required=True,
+    multiple=True,
+    metavar="MODEL",
+    help="File, folder or package.module:function; several for a course.",
 )
-@click.option("--checkpoint", multiple=True, help="File of weights; several for a course, a cube each.")
+@click.option("--checkpoint", multiple=True, metavar="FILE", help="File of weights; several for a course, a cube each.")
 @click.option("--code", type=click.Path(exists=True, file_okay=False), help="Your checkout of the network's code.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the family; see its page in docs."
@@ -156,36 +160,79 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option(
     "--step",
     type=click.IntRange(0),
+    metavar="N",
     multiple=True,
     help="Training step of each checkpoint; else as in its name: step=500, epoch=3, or its only number.",
 )
-@click.option("--images", "images_path", help="Folder, .npy, .npz, idx, .h5 or .zarr.")
-@click.option("--images-key", help="Array of the file that holds the images.")
-@click.option("--images-set", multiple=True, metavar="NAME=VALUE", help="Further option of open_images: layout, ...")
-@click.option("--size", type=click.IntRange(1, 65_536), help="Resize to SIZE x SIZE: short side, then centre crop.")
+@click.option("--images", "images_path", metavar="PATH", help="Folder, .npy, .npz, idx, .h5 or .zarr.")
+@click.option("--images-key", metavar="NAME", help="Array of the file that holds the images.")
+@click.option(
+    "--images-set",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What a file of images does not say: layout, value_range, background, labels.",
+)
+@click.option(
+    "--size", type=click.IntRange(1, 65_536), metavar="N", help="Resize to N x N: short side, then centre crop."
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Convert to grey or to RGB.")
-@click.option("--limit", type=click.IntRange(1), help="First LIMIT images only.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="First N images only.")
 @click.option("--layers", multiple=True, metavar="NAME", help="Layer by name or glob; may be repeated.")
-@click.option("--pool", default="mean", show_default=True, help="mean, none, class, patches or grid:K.")
-@click.option("--feature-axis", type=int, help="Axis of the features, where it is neither channel nor token width.")
-@click.option("--n-prefix", type=click.IntRange(0), help="Class and register tokens before the patches.")
-@click.option("--output-index", help="Which item of a layer that gives several; 1.0 is item 0 of item 1.")
-@click.option("--sigmas", help="Noise levels sigma/alpha: 0.05,0.1,0.2 or low:high:count (geometric).")
+@click.option(
+    "--pool",
+    default="mean",
+    show_default=True,
+    metavar="HOW",
+    help="What is kept of a layer's positions: mean, none, class, patches or grid:K.",
+)
+@click.option(
+    "--feature-axis",
+    type=int,
+    metavar="AXIS",
+    help="Axis of the features, where it is neither channel nor token width.",
+)
+@click.option("--n-prefix", type=click.IntRange(0), metavar="N", help="Class and register tokens before the patches.")
+@click.option(
+    "--output-index", metavar="ITEM", help="Which item of a layer that gives several; 1.0 is item 0 of item 1."
+)
+@click.option(
+    "--sigmas", metavar="LEVELS", help="Noise levels sigma/alpha: 0.05,0.1,0.2 or low:high:count (geometric)."
+)
 @click.option(
     "--noise",
     "noise_text",
+    metavar="LAW",
     help="Noise law, where it is not the network's own: edm, ddpm:linear, flow, sit, clean, ...",
 )
 @click.option(
     "--views",
     "views_text",
+    metavar="VIEWS",
     help="What counts as the same image: paper:LEVEL, fashion, digits, unchanged, package.module:name.",
 )
-@click.option("--n-views", default=2, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "--n-views", default=2, show_default=True, type=click.IntRange(1, 10_000), metavar="N", help="Views of each image."
+)
 @click.option("--fresh-noise", is_flag=True, help="New noise at every level.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(1, 1_000_000))
-@click.option("--device", callback=_device, help="cpu, cuda, cuda:1, mps; the network's own by default.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Of the draws of views and noise.",
+)
+@click.option(
+    "--batch-size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Images in one pass through the network.",
+)
+@click.option(
+    "--device", callback=_device, metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the network's own by default."
+)
 @click.option("--autocast", type=click.Choice(["bfloat16", "float16"]), help="Run the network in half precision.")
 @click.option("--compile", "compiled", is_flag=True, help="Run it through torch.compile.")
 @click.option("--out", type=click.Path(), help="Store to write; with several checkpoints the folder of their cubes.")
@@ -274,7 +321,9 @@ def main(
             "channels": None if channels is None else int(channels),
             "key": images_key,
         }
-        wanted |= _known(options_of(images_set, "--images-set"), image_sources.open_images, "--images-set")
+        wanted |= _known(
+            options_of(images_set, "--images-set"), image_sources.open_images, "--images-set", "path", *wanted
+        )
         pictures = image_sources.open_images(images_path, **wanted)
         pictures = pictures if limit is None else pictures.take(limit)
 

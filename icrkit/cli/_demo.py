@@ -21,11 +21,11 @@ __all__ = ["COMMANDS"]
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(train: bool, out: str | None, quiet: bool, as_json: bool) -> None:
-    """The whole way on real images, in about a minute.
+    """From real images to a chosen noise level, in about a minute.
 
-    Runs a small diffusion model that comes along at 12 noise levels on 3,000 images, finds the level with the cleanest
-    features without labels, checks it against the accuracy of a probe with few, and writes a figure and a page. Run
-    again into the same folder, it goes on from the features that are there.
+    Runs a small diffusion model that ships with icrkit at 12 noise levels on 3,000 images, finds the level with the
+    cleanest features without labels, checks it against the accuracy of a probe with few, and writes a figure and a
+    page. Run again into the same folder, it goes on from the features that are there.
 
     With --train it trains another on 128 digits until it copies them, reads features of held-out digits on the way,
     without labels and without samples, and says when to stop; copies and held-out loss are shown beside that. It needs

@@ -76,4 +76,4 @@ def check_targets(targets: Mapping[str | None, Sequence[str]]) -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "this folder cannot be written to", str(folder))
         if Path(path).suffix.lower() not in endings:
-            raise click.UsageError(f"{path}: wanted a name that ends in {', '.join(endings)}")
+            raise click.UsageError(f"{path}: expected a name that ends in {' or '.join(endings)}")

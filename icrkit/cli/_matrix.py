@@ -24,13 +24,13 @@ def _metric_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
         click.option("--quiet", is_flag=True, help="No progress bar."),
         click.option(
-            "--metrics", multiple=True, default=("all",), show_default="all",
+            "--metrics", multiple=True, metavar="NAMES", default=("all",), show_default="all",
             help="Names with commas between them, or 'moments': those that cost little.",
         ),
         click.option("--drop-constant", is_flag=True, help="Leave out dead units: constant, or nearly so."),
         spatial_sign_option,
         click.option("--sigma", type=float, multiple=True, help="This noise level only; may be repeated."),
-        click.option("--layer", multiple=True, help="This layer only; may be repeated."),
+        click.option("--layer", metavar="NAME", multiple=True, help="This layer only; may be repeated."),
     ):  # fmt: skip
         command = option(command)
     return command

@@ -29,7 +29,7 @@ __all__ = ["COMMANDS"]
     show_default=True,
     help="Share of --unseen images that count as copies.",
 )
-@click.option("--layer", help="Layer of cubes that have several.")
+@click.option("--layer", metavar="NAME", help="Layer of cubes that have several.")
 @click.option("--sigma", type=float, help="Noise level of cubes that have several.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def memorization(

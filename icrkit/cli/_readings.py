@@ -17,7 +17,7 @@ __all__ = ["COMMANDS"]
 
 @click.command(short_help="Which noise level and layer are cleanest.")
 @click.argument("path", type=click.Path())
-@click.option("--layer", help="Sweep this layer only.")
+@click.option("--layer", metavar="NAME", help="Sweep this layer only.")
 @click.option(
     "--criterion",
     type=click.Choice(["icr", "information"]),
@@ -66,7 +66,9 @@ def sweep(
     show_default=True,
     help="What the turn is called on.",
 )
-@click.option("--layer", help="Layer that it is called on; by default the one with the most information.")
+@click.option(
+    "--layer", metavar="NAME", help="Layer that it is called on; by default the one with the most information."
+)
 @click.option("--sigma", type=float, help="Noise level that it is called on; by default the middle of training's.")
 @click.option(
     "--warm-up", type=int, default=0, metavar="STEP", help="Checkpoints before this step take no part in the call."

@@ -90,5 +90,5 @@ def open_cube(path: str | Path, allow_partial: bool = False, verify: str = "dige
         check_begun(path)
         raise CubeFormatError(f"{path} is a folder without {CONFIG_NAME}; expected a cube store or .zarr")
     raise CubeFormatError(
-        f"{path}: wanted a cube store (folder), {', '.join(_HDF5)}, .zarr, .npy, .npz, .safetensors or .pt"
+        f"{path}: expected a cube store (folder), {', '.join(_HDF5)}, .zarr, .npy, .npz, .safetensors or .pt"
     )

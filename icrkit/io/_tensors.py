@@ -146,6 +146,11 @@ def _cube(arrays: dict[str, NDArray[Any]], path: Path) -> Cube:
             raise CubeFormatError(
                 f"{path}: layer {name!r} holds {array.dtype}; expected float32, float64 or float16"
                 + (
+                    " (images are no features: icrkit extract makes features of them)"
+                    if array.dtype == np.uint8
+                    else ""
+                )
+                + (
                     " (arrays that are no layers are called labels, groups, sigmas and image_ids)"
                     if len(arrays) > 1
                     else ""

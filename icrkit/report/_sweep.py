@@ -221,7 +221,7 @@ class Sweep:
                 if low == high
                 else f"The window is {level_words(low)} to {level_words(high)}; "
             )
-            words += f"with {sure} confidence the best level is one of {listed(candidates)}."
+            words += f"with {sure} confidence the best level is {listed(candidates)}."
         said = [words, self._said_of_the_other()]
         if len(self.layers) > 1:
             said.append(self._said_of_layers())

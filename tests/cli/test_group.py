@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
 import icrkit as ik
+from icrkit.cli import main
 
 Run = Callable[..., Result]
 Check = Callable[..., None]
@@ -29,6 +31,18 @@ def test_every_command_is_described_in_a_whole_line(icrkit: Run) -> None:
     shown = icrkit("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert len(lines) == 11 and all(words.endswith(".") and not words.endswith("...") for words in lines.values())
+
+
+@pytest.mark.parametrize("name", sorted([*main.commands, "extract"]))
+def test_every_option_is_described(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help and option.help.endswith("."), option.name
+            assert "open_images" not in option.help and option.make_metavar(click.Context(command)) != "TEXT", (
+                option.name
+            )
 
 
 def test_sweep(icrkit: Run, store: Path, tmp_path: Path) -> None:
@@ -51,7 +65,7 @@ def test_bad_data_is_one_line(icrkit: Run, assert_one_line: Check, store: Path, 
     assert_one_line(icrkit("sweep", store, "--layer", "down"), "no layer 'down'", "mid, up")
     assert_one_line(icrkit("sweep", store, "--plot", tmp_path / "no" / "such" / "a.png"), "such", "no such folder")
     result = icrkit("sweep", store, "--plot", tmp_path / "a.xyz")
-    assert result.exit_code == 2 and "a.xyz: wanted a name that ends in .png" in result.stderr
+    assert result.exit_code == 2 and "a.xyz: expected a name that ends in .png" in result.stderr
 
 
 def test_debug_shows_the_traceback(icrkit: Run, store: Path) -> None:

@@ -372,7 +372,7 @@ def test_a_target_that_cannot_be_written_is_said_before_the_work(icrkit, assert_
     missing = tmp_path / "no" / "such" / "t.csv"
     assert_one_line(icrkit("compare", store, "--csv", missing), "no such folder")
     result = icrkit("compare", store, "--plot", tmp_path / "t.xyz")
-    assert result.exit_code == 2 and "t.xyz: wanted a name that ends in .png" in result.stderr
+    assert result.exit_code == 2 and "t.xyz: expected a name that ends in .png" in result.stderr
     assert icrkit("compare", store, "--csv", tmp_path / "t.png").exit_code == 2
 
 

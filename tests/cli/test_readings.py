@@ -130,7 +130,7 @@ def test_files_are_looked_at_before_the_work(
     monkeypatch.setattr("icrkit.report.Course.of", never)
     for option in ("--plot", "--expansion"):
         result = icrkit("course", run, option, tmp_path / "a.xyz")
-        assert result.exit_code == 2 and "a.xyz: wanted" in result.stderr
+        assert result.exit_code == 2 and "a.xyz: expected" in result.stderr
     assert_one_line(icrkit("course", run, "--report", tmp_path / "no" / "a.html"), "there is no such folder")
     assert icrkit("course", run, "--criterion", "loss").exit_code == 2
     assert icrkit("course").exit_code == 2

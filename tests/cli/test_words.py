@@ -84,7 +84,7 @@ def test_pythons_words_are_seen() -> None:
         ({"features": features()}, ["has 3 noise levels on its third axis", "an array 'sigmas' beside the layer"]),
         (
             {"X": features(), "sigmas": SIGMAS, "y": np.arange(60)},
-            ["layer 'y' holds int64", "are called labels, sigmas and image_ids"],
+            ["layer 'y' holds int64", "are called labels, groups, sigmas and image_ids"],
         ),
         ({"features": features()[..., None]}, ["shape (60, 2, 3, 6, 1)", "(image, feature) of one noise level"]),
     ],
@@ -102,3 +102,10 @@ def test_a_level_that_is_not_known_is_a_dash(icrkit: Run, tmp_path: Path) -> Non
     np.savez(tmp_path / "x.npz", **LEVEL)
     lines = icrkit("score", tmp_path / "x.npz", "--metrics", "icr,rankme").stdout.splitlines()
     assert re.fullmatch(r"  sigma +-", lines[1]) and re.match(r"  icr +↓ +0\.\d{3} ", lines[2])
+
+
+def test_images_are_not_features(icrkit: Run, assert_one_line: Callable[..., None], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 1, 8, 8), dtype=np.uint8))
+    assert_one_line(
+        icrkit("sweep", tmp_path / "x.npz"), "'images' holds uint8", "icrkit extract makes features of them"
+    )

@@ -209,6 +209,7 @@ def test_options_of_images(pictures, tmp_path):
     assert icrkit(*NET, *given, "--images-set", "layout=nhwc").exit_code == 0
     wrong = icrkit(*NET, *given, "--images-set", "order=nhwc")
     assert wrong.exit_code == 2 and "order" in wrong.stderr
+    assert "there are labels, layout, value_range, background" in " ".join(wrong.stderr.split())  # no other options
 
 
 def test_poolings_and_halves(images, tmp_path):

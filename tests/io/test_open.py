@@ -40,7 +40,7 @@ def test_zarr(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.pkl"])
 def test_unknown_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(CubeFormatError, match=r"wanted a cube store \(folder\), \.h5"):
+    with pytest.raises(CubeFormatError, match=r"expected a cube store \(folder\), \.h5"):
         open_cube(tmp_path / name)
 
 
