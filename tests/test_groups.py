@@ -144,7 +144,7 @@ def test_moments_remember_through_files(tmp_path):
 
 def test_one_group_is_too_few():
     h, _ = videos(n=10)
-    with pytest.raises(NotEnoughDataError, match="one group"):
+    with pytest.raises(NotEnoughDataError, match="50 images, whose groups fell into one fold"):
         ik.ICREstimator("crossfit").fit(ik.from_arrays(h, groups=np.zeros(50, dtype=int)))
 
 

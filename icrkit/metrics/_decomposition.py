@@ -61,7 +61,7 @@ def held_out_folds(moments: Moments, regularization: float = 0.0, residual_cente
         )
     moments = moments.usable_folds()
     if moments.n_folds < 2:
-        of = " in one group" if moments.grouped else ""
+        of = ", whose groups fell into one fold" if moments.grouped else ""
         raise NotEnoughDataError(
             f"cross-fitting needs at least two folds of two images; there are {int(moments.n_images.sum())} images{of}"
         )
