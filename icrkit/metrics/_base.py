@@ -274,8 +274,8 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         """Add images to what was fitted before; products in float64 unless ``dtype`` says float32.
 
         Images without ids of their own (numbered from 0 in every call) count on from those seen so far. Until there are
-        enough images for the estimate asked for, nothing but `moments_` is set. Where the estimate fails all the same,
-        the images have been added.
+        enough images for the estimate asked for, nothing but `moments_` is set, with a warning where a feature fired
+        in a few of them only. Where the estimate fails all the same, the images have been added.
 
         Parameters
         ----------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
@@ -91,11 +92,17 @@ def _refuse_rare(moments: Moments, regularization: float, residual_centering: st
 
 
 def enough_folds(moments: Moments, regularization: float, residual_centering: str = "view") -> bool:
-    """Whether a stream has seen enough to hold folds out; one without folds never will, and is to be told so."""
+    """Whether a stream has seen enough to hold folds out; one without folds never will, and is to be told so.
+
+    A feature whose views have differed in a few images only may fire more often in those that come.
+    """
     try:
         held_out_folds(moments, regularization, residual_centering)
     except NotEnoughDataError:
         return "fold" not in moments.dims
+    except DegenerateFeaturesError as reason:
+        warnings.warn(f"no estimate of the {int(moments.n_images.sum())} images so far: {reason}", stacklevel=5)
+        return False
     return True
 
 
@@ -349,7 +356,7 @@ def without_features(moments: Moments, constant: NDArray[np.int64]) -> Moments:
         return moments
     kept = np.setdiff1d(np.arange(moments.n_features), constant)
     if not kept.size:
-        raise DegenerateFeaturesError("every feature is constant: the layer is dead")
+        raise DegenerateFeaturesError("every feature is constant, or nearly so: the layer is dead")
     return moments.select_features(kept)
 
 

@@ -33,6 +33,7 @@ from icrkit.metrics._decomposition import (
     resolve_centering,
     too_few,
     traces,
+    without_features,
 )
 from icrkit.metrics._fisher import fisher_spectrum
 from icrkit.metrics._gram import (
@@ -393,8 +394,7 @@ class ICREstimator(MomentsEstimator):
         return self._report(estimates, chosen, traces(gram, self.residual_centering), gram.n_features)
 
     def _finish(self, moments: Moments) -> Self:
-        dropped = dead_features(moments) if self.drop_constant else np.empty(0, dtype=np.int64)
-        used = moments.select_features(_kept(moments.n_features, dropped)) if dropped.size else moments
+        used, dropped = self._without_dead(moments)
         total, centering = used.total, self.residual_centering
         model = ResidualModel(total, self.regularization, centering)
         error_bound = model.error_bound()
@@ -409,6 +409,11 @@ class ICREstimator(MomentsEstimator):
         self.condition_number_, self.error_bound_ = model.condition_number, error_bound
         self.tails_ = tails_of(total, model)
         return self._report(estimates, chosen, traces(total, centering), total.n_features)
+
+    def _without_dead(self, moments: Moments) -> tuple[Moments, NDArray[np.int64]]:
+        """Moments of the features that are to count, and the indices of the others."""
+        dropped = dead_features(moments) if self.drop_constant else np.empty(0, dtype=np.int64)
+        return without_features(moments, dropped), dropped
 
     def _chosen(self, estimates: dict[str, Any]) -> Any:
         """The estimate asked for. Nothing after it raises: a fit that fails leaves the one before it whole."""
@@ -437,7 +442,7 @@ class ICREstimator(MomentsEstimator):
         if not super()._ready(moments):
             return False
         if self.correction == "crossfit":
-            return enough_folds(moments, self.regularization, self.residual_centering)
+            return enough_folds(self._without_dead(moments)[0], self.regularization, self.residual_centering)
         if self.correction == "none" or self.regularization > 0:
             return True
         return int(residual_dof(moments.total, self.residual_centering)) > moments.n_features + 1

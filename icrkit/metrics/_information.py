@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.special import digamma
 from sklearn.utils.validation import check_is_fitted
 
-from icrkit.exceptions import IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.linalg import SpdFactor, generalized_eigh, increasing_root
 from icrkit.metrics._base import MomentsEstimator
 from icrkit.metrics._crossfit import fold_traces, held_out_trace, jackknife_error
@@ -56,10 +56,13 @@ class Information:
     replicates : ndarray (n_folds,) or None
         Value without each fold of images, to first order: their jackknife error is the standard error, and that of the
         difference of two spaces' replicates, of the same images, the standard error of the difference.
+    reason : Exception or None
+        Why there are no replicates, where there are folds.
     """
 
     value: float
     replicates: Vector | None
+    reason: Exception | None = None
 
     @property
     def n_folds(self) -> int:
@@ -70,7 +73,9 @@ class Information:
     def standard_error(self) -> float:
         """Of `value`, in nats."""
         if self.replicates is None:
-            raise NotEnoughDataError("an interval needs moments with folds: Moments.from_cube(X, n_folds=10)")
+            raise NotEnoughDataError(
+                str(self.reason or "an interval needs moments with folds: Moments.from_cube(X, n_folds=10)")
+            )
         return jackknife_error(self.replicates)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -213,8 +218,8 @@ def _gaussian(moments: Moments, model: ResidualModel) -> Information:
     try:
         moments = held_out_folds(moments, model.regularization, model.centering)
         held_out = _held_out_traces(moments, model)
-    except (NotEnoughDataError, IllConditionedError):
-        return Information(value, None)
+    except (NotEnoughDataError, DegenerateFeaturesError, IllConditionedError) as reason:
+        return Information(value, None, reason.with_traceback(None))  # the frames would keep the features alive
     return Information(value, _replicates(value, held_out, moments))
 
 
@@ -556,6 +561,8 @@ class InvariantInformation(MomentsEstimator):
         self._model = ResidualModel(moments.total, *options)
         self.tails_ = tails_of(moments.total, self._model)
         self._warn_of_tails(self.tails_, self.confidence, stacklevel=3)
+        if isinstance(found.reason, DegenerateFeaturesError):
+            warnings.warn(f"no interval, the information stands alone: {found.reason}", stacklevel=3)
         self._directions = _Directions(moments.total, *options)
         self.n_folds_ = found.n_folds
         self.mean_ = moments.total.mean.mean(axis=0)

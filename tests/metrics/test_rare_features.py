@@ -111,6 +111,45 @@ def test_they_are_left_out_like_constant_ones():
     assert table["icr"].iloc[0] == pytest.approx(est.icr_, rel=1e-9)
 
 
+@pytest.mark.parametrize("make", [ik.InvariantInformation, lambda: ik.ICREstimator("crossfit", drop_constant=False)])
+def test_a_stream_waits_for_a_unit_that_fires_more_often_later(make):
+    """A unit of one image in ten has fired in a few of the first ones only."""
+    h = with_units(60, n=600)
+    stream = make()
+    with pytest.warns(UserWarning, match=r"no estimate of the 40 images so far: 1 of 9 features differ"):
+        stream.partial_fit(h[:40])
+    with pytest.raises(AttributeError):
+        _ = stream.interval_
+    for start in range(40, 600, 280):
+        stream.partial_fit(h[start : start + 280])
+    assert stream.interval_ == pytest.approx(make().fit(h).interval_, rel=1e-6)
+
+
+def test_a_stream_that_leaves_them_out_does_not_wait():
+    h = with_units(60, 3, n=600)
+    stream = ik.ICREstimator("crossfit", drop_constant=True)
+    blocks = np.split(h, [40, 320])
+    dropped = [stream.partial_fit(block).dropped_features_.tolist() for block in blocks]
+    assert dropped[0] == [8, 9] and dropped[-1] == [9]
+    assert stream.icr_ == pytest.approx(ik.ICREstimator("crossfit").fit(h[..., :9]).icr_, rel=1e-6)
+
+
+def test_a_layer_of_nothing_else_is_dead():
+    dead = moments(with_units(3, 0, 5)).select_features(np.arange(8, 11))
+    for correction in ("none", "crossfit"):
+        with pytest.raises(DegenerateFeaturesError, match="every feature is constant, or nearly so: the layer is dead"):
+            ik.ICREstimator(correction, drop_constant=True).fit(dead)
+
+
+def test_where_folds_serve_the_interval_only_the_number_stands_alone():
+    h = with_units(5)
+    with pytest.warns(UserWarning, match="no interval, the information stands alone: 1 of 9 features differ"):
+        est = ik.InvariantInformation("gaussian").fit(h)
+    assert est.information_ == pytest.approx(ik.invariant_information(h, "gaussian"), rel=1e-12)
+    with pytest.raises(AttributeError, match="has no interval_ here: 1 of 9 features differ"):
+        _ = est.interval_
+
+
 def test_a_regularization_that_outweighs_them_makes_them_harmless():
     h = with_units(3, 5)
     with pytest.raises(DegenerateFeaturesError):
