@@ -81,6 +81,9 @@ class Turn:
         Merit of the best less that of the last; 0 where the last is the best.
     low, high : float
         Confidence interval of the fall from the truly best place, whichever it is, to the last.
+    rose : bool
+        Whether merit is significantly higher at some place up to the best than at the first: a course that only falls
+        has no peak.
     """
 
     best: int
@@ -89,6 +92,7 @@ class Turn:
     fall: float
     low: float
     high: float
+    rose: bool
 
     @property
     def turned(self) -> bool:
@@ -285,7 +289,8 @@ class Looks:
         after = np.flatnonzero(significant[best:])
         low, high = _fall_interval(contributions, self.confidence)
         at = best + int(after[0]) if len(after) else None
-        return Turn(best, at, significant, float(merits[best] - merits[-1]), low, high)
+        rose = _has_risen(contributions[: best + 1], self.confidence)
+        return Turn(best, at, significant, float(merits[best] - merits[-1]), low, high, rose)
 
 
 class _Boundary:
@@ -380,6 +385,18 @@ def _fall_interval(contributions: Matrix, confidence: float) -> tuple[float, flo
     falls, errors = differences.mean(axis=1), differences.std(axis=1, ddof=1) / np.sqrt(g)
     half = float(stats.t.ppf(1 - (1 - confidence) / (2 * (n - 1)), g - 1)) * errors
     return max(0.0, float((falls - half).max())), max(0.0, float((falls + half).max()))
+
+
+def _has_risen(contributions: Matrix, confidence: float) -> bool:
+    """Whether some place is significantly higher than the first, by Bonferroni's t over all others."""
+    differences = contributions[1:] - contributions[:1]
+    differences = differences[difference_lengths(differences) > 0]
+    if not len(differences):
+        return False
+    g = differences.shape[1]
+    quantile = float(stats.t.ppf(1 - (1 - confidence) / (2 * (len(contributions) - 1)), g - 1))
+    errors = differences.std(axis=1, ddof=1) / np.sqrt(g)
+    return bool((differences.mean(axis=1) > quantile * errors).any())
 
 
 # ---- what a course and a monitor read off one checkpoint ------------------------------------------------------------

@@ -59,7 +59,8 @@ class MonitorState:
     turned_at : int or None
         The first such step.
     should_stop : bool
-        Whether they were at each of the last `patience` checkpoints.
+        Whether they were at each of the last `patience` checkpoints, and, without a warm-up, had become significantly
+        better before.
     fall : float
         From the best to this checkpoint, in units of the criterion, positive where it got worse.
     fall_interval : (float, float)
@@ -95,7 +96,8 @@ class ICRMonitor:
         On which a turn is called, as for :class:`icrkit.TrainingCourse`.
     patience : int
         How many checkpoints in a row must be significantly worse before `should_stop`. Without a `warm_up` the best
-        must also have come after the first look: features of a random start get worse before they get better.
+        must also be significantly better than the first look: features of a random start get worse before they get
+        better, and a network that is trained already, which can only fall, needs ``warm_up=1``.
     confidence : float
         Of the intervals. 1 - confidence bounds the probability of ever calling a turn while features do not get worse,
         however many checkpoints are looked at.
@@ -466,8 +468,8 @@ class _Level:
         best_step, best = self._looked[turn.best]
         judged = Judgement.of_turn(turn, best.of(criterion), readings.of(criterion))
         turned_at = None if turn.at is None else self._looked[turn.at][0]
-        # A best at the very first look is a random start as likely as a peak: a warm-up says which.
-        rose = turn.best > 0 or monitor.warm_up > 0
+        # What falls from its first look on is a random start as likely as a peak: a warm-up says which.
+        rose = turn.rose or monitor.warm_up > 0
         stop = bool(turn.run >= monitor.patience and rose)
         self.said.append((best_step, turned_at, stop, judged.fall, judged.low, judged.high))
 

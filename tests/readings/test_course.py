@@ -179,10 +179,44 @@ def test_the_interval_of_two_checkpoints_is_that_of_a_paired_t_test():
     assert (turn.low, turn.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_checkpoints_that_do_not_differ_do_not_turn():
+@pytest.mark.parametrize(
+    ("level", "rose"),
+    [
+        ([1.0, 2.0, 3.0, 1.0], True),
+        ([1.0, 1.001, 0.5, 0.4], False),  # a dip whose best is the second look, by chance
+        ([3.0, 2.0, 1.0, 2.0], False),
+        ([1.0], False),
+    ],
+)
+def test_a_rise_is_one_that_the_folds_see(level, rose):
+    noise = np.random.default_rng(0).normal(scale=0.05, size=(len(level), 20))
+    noise -= noise.mean(axis=1, keepdims=True)
+    turn = find_turn(*from_folds(np.array(level)[:, None] + noise))
+    assert turn.best == int(np.argmax(level)) and turn.rose is rose
+
+
+def test_a_rise_of_two_checkpoints_is_that_of_a_paired_t_test():
+    found = []
+    for seed in range(60):
+        folds = np.array([0.0, 0.6])[:, None] + np.random.default_rng(seed).standard_normal((2, 12))
+        low = stats.ttest_rel(folds[1], folds[0]).confidence_interval(0.95).low
+        found.append(find_turn(*from_folds(folds)).rose)
+        assert found[-1] == (low > 0)
+    assert 5 < sum(found) < 55
+
+
+def test_flat_courses_seldom_rise():
+    rng = np.random.default_rng(0)
+    rose = [find_turn(*flat_course(rng, 10, 20)).rose for _ in range(300)]
+    assert np.mean(rose) <= 0.05  # .025 at most on average
+
+
+def test_checkpoints_that_do_not_differ_neither_rise_nor_turn():
     heights, without = from_folds(np.tile(np.random.default_rng(0).standard_normal(12), (5, 1)))
     turn = find_turn(heights, without)
-    assert (turn.turned, turn.fall, turn.low, turn.high) == (False, 0.0, 0.0, 0.0)
+    assert (turn.turned, turn.fall, turn.low, turn.high, turn.rose) == (False, 0.0, 0.0, 0.0, False)
+    rounded = without + 1e-16 * np.arange(5)[:, None]
+    assert not find_turn(heights, rounded).rose
 
 
 def test_one_checkpoint_is_the_best_of_itself():

@@ -71,7 +71,7 @@ def test_after_every_update_it_says_what_a_course_would(criterion):
 def test_a_dip_is_called_and_taken_back_and_a_warm_up_leaves_it_out():
     monitor = follow(ICRMonitor())
     said = {row["step"]: (row["turned_at"], row["should_stop"]) for row in monitor.history_}
-    # A best at the first look is no peak yet: nobody is told to stop.
+    # What has not risen from its first look has no peak yet: nobody is told to stop.
     assert said[100] == (100, False) and said[200] == (None, False) and said[500] == (400, True)
     trained = {row["step"]: row["should_stop"] for row in follow(ICRMonitor(warm_up=1)).history_}
     assert trained[100] and not trained[200]  # whoever says where training begins means it
@@ -79,6 +79,20 @@ def test_a_dip_is_called_and_taken_back_and_a_warm_up_leaves_it_out():
     first, *_ = warm.history_
     assert (first["best_step"], first["turned"], first["should_stop"], first["fall"]) == (10, False, False, 0.0)
     assert not any(row["turned"] for row in warm.history_[:4]) and warm.state_.turned_at == 400
+
+
+def test_a_second_look_that_is_better_by_chance_is_no_rise():
+    """A dip from the second look on stops nobody, and a fall after a rise does."""
+    chance = 0
+    for seed in range(6):
+        monitor = ICRMonitor()
+        for step, icr in enumerate([0.5, 0.5, 0.8, 0.8], start=1):
+            state = monitor.update(step, features(icr, random_state=10 * seed + step).level().to_numpy())
+        chance += state.best_step == 2
+        assert state.turned and not state.should_stop
+        monitor.update(5, features(0.2, random_state=10 * seed + 5).level().to_numpy())
+        assert monitor.update(6, features(0.5, random_state=10 * seed + 6).level().to_numpy()).should_stop
+    assert chance >= 2
 
 
 def test_patience_counts_checkpoints_in_a_row():
