@@ -112,7 +112,7 @@ def intervals(h: np.ndarray) -> tuple[list[tuple[float, float, float]], bool]:
     """(value, low, high) of ICR and of information, and whether heavy tails would be warned of."""
     moments = ik.Moments.from_cube(h, n_folds=10, dtype="float64")
     found = [read(moments, criterion) for criterion in ("icr", "information")]
-    tails = tails_of(moments.total, ResidualModel(moments.total))
+    tails = tails_of(moments, ResidualModel(moments.total))
     return [(one.value, one.low, one.high) for one in found], tails is not None and tails.heavy
 
 

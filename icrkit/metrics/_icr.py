@@ -407,7 +407,7 @@ class ICREstimator(MomentsEstimator):
         self.moments_ = moments  # of all features: one that never varied so far may do so in the next block
         self.dropped_features_, self._used, self._model, self._gram_fit = dropped, used, model, None
         self.condition_number_, self.error_bound_ = model.condition_number, error_bound
-        self.tails_ = tails_of(total, model)
+        self.tails_ = tails_of(used, model)
         return self._report(estimates, chosen, traces(total, centering), total.n_features)
 
     def _without_dead(self, moments: Moments) -> tuple[Moments, NDArray[np.int64]]:

@@ -559,7 +559,7 @@ class InvariantInformation(MomentsEstimator):
         self.moments_, self.method_, self.information_ = moments, method, found.value
         self._interval, self._snr = interval, None
         self._model = ResidualModel(moments.total, *options)
-        self.tails_ = tails_of(moments.total, self._model)
+        self.tails_ = tails_of(moments, self._model)
         self._warn_of_tails(self.tails_, self.confidence, stacklevel=3)
         if isinstance(found.reason, DegenerateFeaturesError):
             warnings.warn(f"no interval, the information stands alone: {found.reason}", stacklevel=3)

@@ -190,7 +190,7 @@ def read(moments: Moments, criterion: str = "icr", *, confidence: float = 0.95, 
     low, high = found.interval(confidence)
     return Reading(
         chosen, value, low, high, merit, np.asarray(replicates), int(moments.n_images.sum()), moments.n_views,
-        moments.n_features, tails_of(moments.total, model),
+        moments.n_features, tails_of(moments, model),
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def warn_of_heavy_tails(readings: Mapping[str, Reading], confidence: float, *, s
     """Warn once of all readings, by their places, whose tails are too heavy for intervals and tests."""
     heavy = {place: r.tails for place, r in readings.items() if r.tails is not None and r.tails.heavy}
     if heavy:
-        worst = max(heavy, key=lambda place: max(heavy[place].residual, heavy[place].means))
+        worst = max(heavy, key=lambda place: heavy[place].severity)
         where = worst if len(readings) == 1 else f"{worst} (and {len(heavy) - 1} of {len(readings) - 1} other places)"
         warn_of_tails(f"{where}: {heavy[worst]}", confidence, stacklevel=stacklevel + 1)
 

@@ -66,6 +66,61 @@ def test_a_few_images_that_outweigh_the_rest_are_seen(scale, of_sizes):
     assert all(tails(of_sizes(seed, scale)).heavy for seed in range(20))
 
 
+def with_a_rare_feature(seed: int, n: int = 4096, firing: int = 1) -> np.ndarray:
+    """Four usual features, and one of 1e-4 in all images but a few, so that a sample of them hardly shows it."""
+    rng = np.random.default_rng(seed)
+    h = rng.standard_normal((n, 1, 5)) + rng.standard_normal((n, 2, 5))
+    h[rng.permutation(n)[firing:], :, 4] *= 1e-4
+    return h
+
+
+@pytest.mark.parametrize("centering", ["view", "none"])
+def test_a_fold_is_compared_in_the_metric_of_the_others(centering):
+    h = with_a_rare_feature(0, n=200)
+    moments = Moments.from_cube(h, n_folds=4, dtype="float64")
+    of_fold = ik.moments.fold_of_images(np.arange(200), 4)
+    traces = []
+    for k in range(4):
+        covariances = []
+        for part in (h[of_fold == k], h[of_fold != k]):
+            r = part - part.mean(axis=1, keepdims=True)
+            lost = 0
+            if centering == "view":
+                r, lost = r - r.mean(axis=0), 1
+            covariances.append(np.einsum("ivd,ive->de", r, r) / (len(part) - lost))
+        traces.append(np.trace(np.linalg.solve(covariances[1], covariances[0])))
+    found = tails_of(moments, ResidualModel(moments.total, residual_centering=centering))
+    assert found.fold == pytest.approx(max(traces) / np.median(traces), rel=1e-6)
+    assert tails_of(moments.total, ResidualModel(moments.total, residual_centering=centering)).fold == 1.0
+
+
+def test_what_fires_in_an_image_outside_the_sample_is_seen_in_its_fold():
+    in_sample = 0
+    for seed in range(10):
+        h = with_a_rare_feature(seed)
+        moments = Moments.from_cube(h, n_folds=10)
+        found, alone = tails_of(moments, ResidualModel(moments.total)), tails(h)
+        assert found.heavy and found.fold > 50 and found.severity > 6
+        in_sample += alone.heavy
+        usual = Moments.from_cube(h[..., :4], n_folds=10)
+        assert not tails_of(usual, ResidualModel(usual.total)).heavy
+    assert in_sample <= 5
+    with pytest.warns(UserWarning, match=r"one fold of them has \S+ times the residual of a usual one.*spatial_sign"):
+        ik.ICREstimator("crossfit").fit(h)
+    with pytest.warns(UserWarning, match="may put the number itself far off"):
+        ik.InvariantInformation().fit(h)
+    mended = ik.icr(Moments.from_cube(ik.spatial_sign(h), n_folds=10), "crossfit")
+    assert mended == pytest.approx(ik.icr(usual, "crossfit"), abs=0.1)
+
+
+@pytest.mark.parametrize("n", [128, 512])
+def test_folds_of_usual_images_are_alike(n, of_sizes):
+    for seed in range(20):
+        moments = Moments.from_cube(of_sizes(seed, n=n, d=32), n_folds=10)
+        found = tails_of(moments, ResidualModel(moments.total))
+        assert 1 < found.fold < 2 and not found.heavy
+
+
 # ---- invariance -----------------------------------------------------------------------------------------------------
 
 
