@@ -78,17 +78,26 @@ def held_out_folds(moments: Moments, regularization: float = 0.0, residual_cente
 
 
 def _refuse_rare(moments: Moments, regularization: float, residual_centering: str) -> None:
+    if said := words_on_rare(moments, regularization, residual_centering):
+        raise DegenerateFeaturesError(
+            f"{said}. Such units hardly ever fire, and folds that do not know them make every number wild. "
+            "drop_constant=True leaves them out, where there is that parameter; more images or regularization > 0 help "
+            "as well."
+        )
+
+
+def words_on_rare(moments: Moments, regularization: float, residual_centering: str = "view") -> str:
+    """Which features hardly ever fire, as far as folds know; empty where none does."""
     dof, within = int(residual_dof(moments.total, residual_centering)), moments.total.within_uncentred_diagonal
     tau = regularization * float(within.sum()) / max(dof, 1) / moments.n_features
     rare, counts = rare_features(moments, tau, dof)
-    if rare.size:
-        which = ", ".join(f"{k} (about {n})" for k, n in zip(rare[:10].tolist(), counts[:10].tolist(), strict=True))
-        raise DegenerateFeaturesError(
-            f"{rare.size} of {moments.n_features} features differ between the views of a few images only, fewer than "
-            f"{_FEWEST_FIRING}: {which}{', ...' if rare.size > 10 else ''}. Such units hardly ever fire, and folds "
-            "that do not know them make every number wild. drop_constant=True leaves them out, where there is that "
-            "parameter; more images or regularization > 0 help as well."
-        )
+    if not rare.size:
+        return ""
+    which = ", ".join(f"{k} (about {n})" for k, n in zip(rare[:10].tolist(), counts[:10].tolist(), strict=True))
+    return (
+        f"{rare.size} of {moments.n_features} features differ between the views of a few images only, fewer than "
+        f"{_FEWEST_FIRING}: {which}{', ...' if rare.size > 10 else ''}"
+    )
 
 
 def enough_folds(moments: Moments, regularization: float, residual_centering: str = "view") -> bool:

@@ -34,6 +34,7 @@ from icrkit.metrics._decomposition import (
     too_few,
     traces,
     without_features,
+    words_on_rare,
 )
 from icrkit.metrics._fisher import fisher_spectrum
 from icrkit.metrics._gram import (
@@ -128,13 +129,20 @@ def icr(
     if not isinstance(moments, Gram) and not hasattr(moments, "within"):
         kind = type(moments).__name__
         raise TypeError(f"icr takes Moments or Gram, not {kind}: Moments.from_cube(X), or ICREstimator")
+    levels: list[Any] = [moments]
     if not isinstance(moments, Gram) and "sigma" in moments.dims:
         levels = [moments.select(sigma=k) for k in range(moments.n_images.shape[moments.dims.index("sigma")])]
-        found = [_value_and_unbiased(level, correction, regularization, residual_centering) for level in levels]
-        result: Any = np.array([value for value, _ in found])
-    else:
-        found = [_value_and_unbiased(moments, correction, regularization, residual_centering)]
-        result = found[0][0]
+    found = [_value_and_unbiased(level, correction, regularization, residual_centering) for level in levels]
+    result: Any = found[0][0] if levels[0] is moments else np.array([value for value, _ in found])
+    if correction != "crossfit" and not isinstance(moments, Gram):  # of what is held out they are refused
+        for level in levels:
+            if said := words_on_rare(level, regularization, residual_centering):
+                warnings.warn(
+                    f"{said}. The plug-in ICR rests on these images alone there, and may be far off. "
+                    "ICREstimator(drop_constant=True) leaves such features out.",
+                    stacklevel=2,
+                )
+                break
     value, unbiased = max(found, key=lambda pair: abs(pair[1] - pair[0]))
     if abs(unbiased - value) > LARGEST_BIAS:
         warnings.warn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,6 +96,22 @@ def test_every_number_that_would_be_wild_is_refused_with_the_way_out():
             fit()
     with pytest.warns(UserWarning, match="the plug-in stands alone: 2 of 10 features differ"):
         ik.ICREstimator().fit(h)
+
+
+@pytest.mark.parametrize("correction", ["none", "gaussian"])
+def test_a_plug_in_of_moments_says_that_it_rests_on_few_images(correction):
+    m, usual = moments(with_units(1)), moments(with_units(30))
+    level = Moments.stack([usual, m], dim="sigma", coord=np.array([0.1, 1.0]))
+    for known in (m, level):
+        with pytest.warns(
+            UserWarning, match=r"1 of 9 features differ .*: 8 \(about 1\)\. The plug-in ICR rests on these"
+        ):
+            ik.icr(known, correction)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*plug-in ICR rests")
+        ik.icr(usual, correction)
+        if correction == "none":  # tau outweighs the unit
+            ik.icr(m, correction, regularization=1.0)
 
 
 def test_they_are_left_out_like_constant_ones():
