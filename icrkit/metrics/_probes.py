@@ -6,14 +6,14 @@ Xiong, Yu & Lin 2018, arXiv 1805.01978, section 3.4 (nearest neighbours).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
@@ -106,6 +106,9 @@ def linear_probe(
     shift and scale of each feature and under the order of features; rotation and other affine maps matter through the
     penalty, the order of images through the folds. Cost: cv fits.
 
+    Where the cube has groups, the folds are those of ``StratifiedGroupKFold``, of whole groups: a near copy of an image
+    is not trained on while the image is judged. The error is then over groups, from the sums of what each deviates.
+
     References
     ----------
     Alain & Bengio 2016, arXiv 1610.01644.
@@ -120,7 +123,7 @@ def linear_probe(
     """
     features, y = labelled_features(X, y)
     rows = _standardizable(features, views)
-    return _cross_validated(lambda: _linear(C, max_iter), rows, class_codes(y)[1], cv, random_state)
+    return _cross_validated(lambda: _linear(C, max_iter), rows, class_codes(y)[1], features.groups, cv, random_state)
 
 
 def knn_probe(
@@ -189,7 +192,7 @@ def knn_probe(
     features, y = labelled_features(X, y)
     rows = read_rows(features, views)
     return _cross_validated(
-        lambda: _CosineNeighbors(n_neighbors, temperature), rows, class_codes(y)[1], cv, random_state
+        lambda: _CosineNeighbors(n_neighbors, temperature), rows, class_codes(y)[1], features.groups, cv, random_state
     )
 
 
@@ -275,10 +278,14 @@ def few_label_probe(
     with threadpool_limits(1, user_api="blas"):
         for draw in range(n_draws):
             drawn = _drawn(codes, classes, n_labels, random_state, draw)
-            rest = np.setdiff1d(np.arange(len(rows)), drawn)
+            # Nor is an image judged one of whose group is labelled: it may be nearly the same.
+            rest = np.flatnonzero(~np.isin(features.units, features.units[drawn]))
             test_rows, test_codes = judged or (rows[rest], codes[rest])
             if not len(test_rows):
-                raise NotEnoughDataError(f"all n_samples={len(rows)} images are labelled, and none is left to judge by")
+                labelled = "labelled" if features.groups is None else "labelled, or of the group of one that is"
+                raise NotEnoughDataError(
+                    f"all n_samples={len(rows)} images are {labelled}, and none is left to judge by"
+                )
             probe = _fitted(_linear(C, max_iter), rows[drawn], codes[drawn])
             scores.append(_right(probe, test_rows, test_codes).mean())
     return ProbeAccuracy(float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(n_draws)))
@@ -308,18 +315,39 @@ def _drawn(codes: Codes, classes: NDArray[Any], n_labels: int, random_state: int
     return np.concatenate(chosen)
 
 
-def _cross_validated(make: Callable[[], Any], rows: Rows, codes: Codes, cv: int, random_state: int) -> ProbeAccuracy:
+def _cross_validated(
+    make: Callable[[], Any], rows: Rows, codes: Codes, groups: NDArray[Any] | None, cv: int, random_state: int
+) -> ProbeAccuracy:
     counts = np.bincount(codes)
     if not 2 <= cv <= counts.max():
         raise NotEnoughDataError(
             f"cv={cv} folds: wanted 2 to {counts.max()}, the number of images in the largest class"
         )
     right = np.empty(len(rows))
-    for train, test in StratifiedKFold(cv, shuffle=True, random_state=random_state).split(codes, codes):
+    for train, test in _folds(codes, groups, cv, random_state):
         if len(np.unique(codes[train])) < 2:
             raise NotEnoughDataError(f"a fold leaves one class to train on: the classes have {counts.tolist()} images")
         right[test] = _right(_fitted(make(), rows[train], codes[train]), rows[test], codes[test])
-    return ProbeAccuracy(float(right.mean()), float(right.std(ddof=1) / np.sqrt(len(right))))
+    return ProbeAccuracy(float(right.mean()), _error_of_mean(right, groups))
+
+
+def _folds(codes: Codes, groups: NDArray[Any] | None, cv: int, random_state: int) -> Iterator[tuple[Codes, Codes]]:
+    """Numbers of the images to train on and to judge by, of each fold."""
+    if groups is None:
+        yield from StratifiedKFold(cv, shuffle=True, random_state=random_state).split(codes, codes)
+        return
+    n_groups = len(np.unique(groups))
+    if n_groups < cv:
+        raise NotEnoughDataError(f"cv={cv} folds hold whole groups of images, of which there are {n_groups} only")
+    yield from StratifiedGroupKFold(cv, shuffle=True, random_state=random_state).split(codes, codes, groups)
+
+
+def _error_of_mean(values: NDArray[np.float64], groups: NDArray[Any] | None) -> float:
+    """Standard error of the mean over images, of which whole groups are independent."""
+    if groups is None:
+        return float(values.std(ddof=1) / np.sqrt(len(values)))
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - values.mean())
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(values))
 
 
 def _standardizable(features: Features, views: str | int) -> Rows:
@@ -490,7 +518,8 @@ class _Probe(ClassifierMixin, Measure):  # type: ignore[misc]
 
     def _results(self, given: Features | Moments, y: Any) -> Mapping[str, Any]:
         rows, (classes, codes) = self._rows(given), class_codes(y)
-        accuracy, error = _cross_validated(self._make, rows, codes, self.cv, self.random_state)
+        groups = given.groups if isinstance(given, Features) else None
+        accuracy, error = _cross_validated(self._make, rows, codes, groups, self.cv, self.random_state)
         probe = _fitted(self._make(), rows, classes[codes])
         return {"classes": classes, "accuracy": accuracy, "accuracy_error": error, "probe": probe}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_val_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -354,6 +355,65 @@ def test_images_to_judge_by_must_match():
         ik.few_label_probe(h, y, None, y)
     with pytest.raises(CubeFormatError, match="requires y"):
         ik.few_label_probe(h, y, h)
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+def copies(seed=0, n=60, size=4):
+    """Images without anything of their class in them, each several times over."""
+    rng = np.random.default_rng(seed)
+    rows, y = np.repeat(rng.standard_normal((n, 1, 20)), size, axis=0), np.repeat(rng.integers(0, 2, n), size)
+    return rows + 0.01 * rng.standard_normal(rows.shape), y, np.repeat([f"scene {k}" for k in range(n)], size)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        ik.linear_probe,
+        functools.partial(ik.knn_probe, n_neighbors=1),
+        functools.partial(ik.few_label_probe, n_labels=60),
+    ],
+)
+def test_no_image_is_judged_by_its_near_copies(function):
+    h, y, group = copies()
+    assert function(ik.from_arrays(h, labels=y)).accuracy > 0.65
+    found = function(ik.from_arrays(h, labels=y, groups=group))
+    assert found.accuracy == pytest.approx(0.5, abs=4 * max(found.error, 0.05))
+    assert found.accuracy < 0.65
+
+
+def test_folds_of_groups_are_scikit_learns_and_so_is_the_estimator():
+    h, y, group = copies()
+    cube, rows = ik.from_arrays(h, labels=y, groups=group), h[:, 0]
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    right = (cross_val_predict(linear(1.0), rows, y, cv=folds, groups=group) == y).astype(float)
+    found = ik.linear_probe(cube)
+    assert found.accuracy == pytest.approx(right.mean(), abs=1e-12)
+    sums = np.array([(right - right.mean())[group == one].sum() for one in np.unique(group)])
+    assert found.error == pytest.approx(np.sqrt(60 / 59 * (sums**2).sum()) / 240, rel=1e-12)
+    est = ik.LinearProbe().fit(cube)
+    assert (est.accuracy_, est.accuracy_error_) == found
+    alone = ik.linear_probe(ik.from_arrays(h[::4], labels=y[::4], groups=group[::4]))
+    assert alone.error == pytest.approx(np.sqrt(alone.accuracy * (1 - alone.accuracy) / 59), rel=1e-9)
+
+
+def test_the_error_over_groups_is_that_over_sets_of_groups():
+    def at(seed):
+        h, y, group = copies(seed)
+        return ik.linear_probe(ik.from_arrays(h[..., :3] + y[:, None, None] + 1, labels=y, groups=group))
+
+    found = np.array([at(seed) for seed in range(100)])
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.25)  # over images it would be half of that
+
+
+def test_too_few_groups_for_the_folds():
+    h, _, group = copies(n=4)
+    cube = ik.from_arrays(h, labels=np.arange(16) % 2, groups=group)
+    with pytest.raises(NotEnoughDataError, match="cv=5 folds hold whole groups of images, of which there are 4 only"):
+        ik.linear_probe(cube)
+    with pytest.raises(NotEnoughDataError, match="labelled, or of the group of one that is"):
+        ik.few_label_probe(cube, n_labels=8)
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
