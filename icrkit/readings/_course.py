@@ -39,6 +39,7 @@ from icrkit.readings._reading import (
     criterion_of,
     difference_lengths,
     fold_contributions,
+    merits,
     naming,
     read_features,
     warn_of_heavy_tails,
@@ -874,6 +875,24 @@ class TrainingCourse(NotForTables, BaseEstimator):  # type: ignore[misc]
         self.turned_at_ = None if judged.turn.at is None else int(steps[judged.turn.at])
         self.fall_, self.fall_interval_ = judged.fall, (judged.low, judged.high)
         self.relative_fall_ = judged.fall / judged.best if judged.best > 0 else float("nan")
+
+
+def would_stop(course: TrainingCourse, step: int) -> bool:
+    """Whether a monitor that called a turn at this step told a loop to stop: after a warm-up, or a rise before.
+
+    Parameters
+    ----------
+    course : TrainingCourse
+        Fitted.
+    step : int
+        After the warm-up.
+    """
+    read = course._readings
+    layer = course.curve_["layer"].to_numpy().tolist().index(course.layer_)
+    until = [one[layer, read.level] for at, one in zip(read.steps, read.readings, strict=True) if at <= step]
+    heights, without = merits([readings.of(course.criterion) for readings in until])
+    contributions = fold_contributions(heights, without)[: int(heights.argmax()) + 1]
+    return course.warm_up > 0 or _has_risen(contributions, course.confidence)
 
 
 class CourseSizes(NamedTuple):

@@ -16,7 +16,7 @@ from icrkit._text import printable, strict_json
 from icrkit.cube import Cube
 from icrkit.plot._course import CourseDisplay, ExpansionDisplay, level_of
 from icrkit.plot._style import save_figure
-from icrkit.readings._course import TrainingCourse
+from icrkit.readings._course import TrainingCourse, would_stop
 from icrkit.readings._evidence import Evidence
 from icrkit.report._figure import figure
 from icrkit.report._words import TERMS, capital, image_count, interval, level_words, listed, number, share, with_unit
@@ -330,7 +330,7 @@ class Course:
         looks = f"{self._has_say.sum()} checkpoints" + (f" {self._late}" if self._late else "")
         taken_back, earlier, stopped = self._taken_back, "", False
         if taken_back is not None:
-            stopped = self._would_stop(taken_back)
+            stopped = would_stop(self.course, taken_back)
             earlier = f" An earlier {terms.change} was beyond chance at step {taken_back}, until a new best took that "
             earlier += "back: a training watched here would have stopped then." if stopped else "back."
         if turn.best_step == last:
@@ -345,7 +345,7 @@ class Course:
         else:
             words += f". At step {turn.turned_at} it was first beyond chance ({sure}, over all {looks})"
             kept = f": a training watched here would have stopped then, and kept step {turn.best_step}"
-            words += f"{kept}." if self._would_stop(turn.turned_at) and not stopped else "."
+            words += f"{kept}." if would_stop(self.course, turn.turned_at) and not stopped else "."
         return words + earlier
 
     def _said_of_what_was_tested(self) -> list[str]:
@@ -439,12 +439,6 @@ class Course:
         turn = self.course.turn_
         before = np.flatnonzero(turn.significant[: turn.best])
         return int(self.steps[self._has_say][before[0]]) if len(before) else None
-
-    def _would_stop(self, step: int) -> bool:
-        """Whether a monitor that calls a turn at this step stops: not where the best until then was the first look."""
-        values = self._select(self.curve, None, None)[self.criterion].to_numpy()[self._has_say & (self.steps <= step)]
-        best = np.nanargmax(values) if TERMS[self.criterion].best == "highest" else np.nanargmin(values)
-        return bool(self.course.warm_up > 0 or best > 0)
 
     def _turn(self, layer: str | None = None, sigma: float | None = None, *, other: bool = False) -> _Turn:
         judged = self._select(self.other if other else self.course.by_level_, layer, sigma)

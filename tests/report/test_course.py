@@ -144,10 +144,10 @@ def _with_turn(course: Course, **values: float) -> Course:
 
 
 @pytest.mark.parametrize("ends", [4, 6])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_call_that_a_new_best_took_back_is_told(ends: int, first: bool) -> None:
-    """A training watched would have stopped at it, unless its best was the first look, and not at the later turn."""
-    start = () if first else (0.4,)
+@pytest.mark.parametrize("start", [(), (0.669,), (0.4,)], ids=["first", "level", "rise"])
+def test_a_call_that_a_new_best_took_back_is_told(ends: int, start: tuple[float, ...]) -> None:
+    """A training watched would have stopped at it, but where nothing had risen before, and not at the later turn."""
+    first = start != (0.4,)
     ratios = [[snr] * 4 for snr in (*start, *(0.67, 0.43, 1.0, 1.5, 1.2, 1.0)[:ends])]
     rng = np.random.default_rng(0)
     image, rest = rng.standard_normal((N, 1, 4)), rng.standard_normal((N, VIEWS, 4))
@@ -160,6 +160,8 @@ def test_a_call_that_a_new_best_took_back_is_told(ends: int, first: bool) -> Non
     assert course.course.turned_ is (ends == 6)
     call, dip = course.sentences[0], 100 + 100 * len(start)
     earlier = f" An earlier fall was beyond chance at step {dip}, until a new best took that back"
+    values = course.curve["information"].to_numpy().ravel()
+    assert int(values[: len(start) + 2].argmax()) == len(start)  # of "level" by chance
     if first:
         assert dip not in stops and call.endswith(earlier + ".")
     else:
