@@ -6,6 +6,7 @@ An estimator's own file holds its algebra; this one holds none.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -22,9 +23,9 @@ from icrkit._features import Features, as_features, check_dtype, check_views, la
 from icrkit._variation import of_rows
 from icrkit.backends import moments_of
 from icrkit.cube import Cube
-from icrkit.exceptions import CubeFormatError, IllConditionedError, NotEnoughDataError
+from icrkit.exceptions import CubeFormatError, DegenerateFeaturesError, IllConditionedError, NotEnoughDataError
 from icrkit.metrics._classes import checked_labels
-from icrkit.metrics._decomposition import check_residual, enough_images
+from icrkit.metrics._decomposition import check_residual, enough_images, held_out_folds
 from icrkit.metrics._tails import Tails, warn_of_tails
 from icrkit.moments import Moments
 
@@ -237,7 +238,7 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
     """
 
     takes_moments = True
-    _heavy_tails = False  # whether a warning said so: once for a stream
+    _said: frozenset[str] = frozenset()  # what was warned of: once in a stream
     dtype: str
     regularization: float
     residual_centering: str
@@ -256,7 +257,7 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
         -------
         self
         """
-        self._heavy_tails = False
+        self._said = frozenset()
         if isinstance(X, Moments):
             self._check_moments(X, reset=True)
             return self._finish(X)
@@ -316,10 +317,30 @@ class MomentsEstimator(FeatureTransformer, FromMoments):
             check_residual(moments, "the held-out images")
         return moments
 
+    def _is_new(self, what: str) -> bool:
+        """Whether a stream has not been warned of this yet."""
+        before, self._said = self._said, self._said | {what}
+        return what not in before
+
     def _warn_of_tails(self, tails: Tails | None, confidence: float, *, stacklevel: int) -> None:
-        if tails is not None and tails.heavy and not self._heavy_tails:
+        if tails is not None and tails.heavy and self._is_new("tails"):
             warn_of_tails(str(tails), confidence, stacklevel=stacklevel + 1)
-            self._heavy_tails = True
+
+    def _enough_folds(self, moments: Moments) -> bool:
+        """Whether a stream has seen enough to hold folds out; one without folds never will, and is to be told so.
+
+        A feature whose views have differed in a few images only may fire more often in those that come.
+        """
+        try:
+            held_out_folds(moments, self.regularization, self.residual_centering)
+        except NotEnoughDataError:
+            return "fold" not in moments.dims
+        except DegenerateFeaturesError as reason:
+            if self._is_new("rare"):
+                count = int(moments.n_images.sum())
+                warnings.warn(f"no estimate of the {count} images so far: {reason}", stacklevel=6)
+            return False
+        return True
 
     def _finish_if_enough(self) -> Self:
         return self._finish(self.moments_) if self._ready(self.moments_) else self

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
@@ -98,21 +97,6 @@ def words_on_rare(moments: Moments, regularization: float, residual_centering: s
         f"{rare.size} of {moments.n_features} features differ between the views of a few images only, fewer than "
         f"{_FEWEST_FIRING}: {which}{', ...' if rare.size > 10 else ''}"
     )
-
-
-def enough_folds(moments: Moments, regularization: float, residual_centering: str = "view") -> bool:
-    """Whether a stream has seen enough to hold folds out; one without folds never will, and is to be told so.
-
-    A feature whose views have differed in a few images only may fire more often in those that come.
-    """
-    try:
-        held_out_folds(moments, regularization, residual_centering)
-    except NotEnoughDataError:
-        return "fold" not in moments.dims
-    except DegenerateFeaturesError as reason:
-        warnings.warn(f"no estimate of the {int(moments.n_images.sum())} images so far: {reason}", stacklevel=5)
-        return False
-    return True
 
 
 def residual_covariance(moments: Moments, residual_centering: str = "view") -> Matrix:

@@ -25,7 +25,6 @@ from icrkit.metrics._decomposition import (
     ResidualModel,
     Traces,
     dead_features,
-    enough_folds,
     invariant_covariance,
     refuse_constant,
     residual_covariance,
@@ -450,7 +449,7 @@ class ICREstimator(MomentsEstimator):
         if not super()._ready(moments):
             return False
         if self.correction == "crossfit":
-            return enough_folds(self._without_dead(moments)[0], self.regularization, self.residual_centering)
+            return self._enough_folds(self._without_dead(moments)[0])
         if self.correction == "none" or self.regularization > 0:
             return True
         return int(residual_dof(moments.total, self.residual_centering)) > moments.n_features + 1

@@ -27,7 +27,6 @@ from icrkit.metrics._decomposition import (
     Matrix,
     ResidualModel,
     between_covariance,
-    enough_folds,
     held_out_folds,
     invariant_covariance,
     residual_covariance,
@@ -572,7 +571,7 @@ class InvariantInformation(MomentsEstimator):
     def _ready(self, moments: Moments) -> bool:
         if not super()._ready(moments):
             return False
-        return self.method == "gaussian" or enough_folds(moments, self.regularization, self.residual_centering)
+        return self.method == "gaussian" or self._enough_folds(moments)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "information_")
