@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 from joblib import Parallel, delayed
+from study import cell_options
 
 import icrkit as ik
 from icrkit.metrics._crossfit import crossfit
@@ -107,10 +108,7 @@ def write(path: Path, rows: dict[Cell, dict[str, object]]) -> None:
 
 
 @click.command()
-@click.option("--repeats", default=1000, show_default=True)
-@click.option("--jobs", default=2, show_default=True)
-@click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
+@cell_options(len(CELLS), 1000, 2, RESULTS)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell that is not in the file; all of them take about an hour of one core."""
     wanted = CELLS[:cells]

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 import window
-from study import run_cells
+from study import cell_options, run_cells
 
 from icrkit.metrics._information import information
 from icrkit.moments import Moments
@@ -98,10 +98,7 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
 
 
 @click.command()
-@click.option("--repeats", default=400, show_default=True)
-@click.option("--jobs", default=1, show_default=True)
-@click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
+@cell_options(len(CELLS), 400, 1, RESULTS)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell; ten minutes on one core."""
     click.echo(table(run_cells(run_cell, ((cell, repeats) for cell in CELLS[:cells]), jobs, out)))

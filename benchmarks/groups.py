@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
-from study import run_cells
+from study import Row, cell_options, least_to_most, run_cells
 
 import icrkit as ik
 from icrkit.readings._reading import read
@@ -81,20 +82,32 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
     return rows
 
 
+LABELS = {
+    "fives": "five near copies of each scene", "video": "20 frames of each video, .9 from frame to frame",
+    "copies": "a quarter are exact copies",
+}  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Least and most over the true ICRs, without groups and with them."""
+    lines = ["| images | groups | ICR, every image by itself | information | ICR, with groups | information |"]
+    lines.append("|---|---|---|---|---|---|")
+    for (kind, n), group in itertools.groupby(rows, lambda row: (str(row["kind"]), str(row["groups"]))):
+        found = list(group)
+        shares = [
+            least_to_most([row for row in found if str(row["given"]) == given], name)
+            for given, name in itertools.product(("False", "True"), ("icr", "information"))
+        ]
+        lines.append(f"| {LABELS[kind]} | {n} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
 @click.command()
-@click.option("--repeats", default=200, show_default=True)
-@click.option("--jobs", default=2, show_default=True)
-@click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
+@cell_options(len(CELLS), 200, 2, RESULTS)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run all cells; some minutes of two cores."""
     warnings.simplefilter("ignore")  # copies are warned of where they have no groups
-    rows = run_cells(run_cell, [(cell, repeats) for cell in CELLS[:cells]], jobs, out)
-    click.echo("| images | groups | true ICR | given | ICR | information |")
-    click.echo("|---|---|---|---|---|---|")
-    for row in rows:
-        shares = " | ".join(f"{100 * float(str(row[name])):.0f}" for name in ("icr", "information"))
-        click.echo(f"| {row['kind']} | {row['groups']} | {row['true_icr']} | {row['given']} | {shares} |")
+    click.echo(table(run_cells(run_cell, [(cell, repeats) for cell in CELLS[:cells]], jobs, out)))
 
 
 if __name__ == "__main__":

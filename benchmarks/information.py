@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 from joblib import Parallel, delayed
+from study import cell_options
 
 import icrkit as ik
 from icrkit.exceptions import IllConditionedError
@@ -121,10 +122,7 @@ def stored(path: Path) -> dict[Cell, list[dict[str, object]]]:
 
 
 @click.command()
-@click.option("--repeats", default=500, show_default=True)
-@click.option("--jobs", default=1, show_default=True)
-@click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
+@cell_options(len(CELLS), 500, 1, RESULTS)
 def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
     """Run every cell that is not in the file; all of them take a quarter of an hour of one core."""
     rows = stored(out)

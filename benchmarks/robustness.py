@@ -5,23 +5,18 @@
 writes ``benchmarks/results/robustness.csv``: for each population, images per feature and number of views, how often the
 nominal 95 % intervals of ICR and of information cover the truth, how often heavy tails are warned of, and the coverage
 of both for `spatial_sign` of the features, against its own truth (that of many images).
-
-    python benchmarks/robustness.py --turns
-
-writes ``benchmarks/results/robustness_turns.csv``: courses in which the truth stays what it is and the tails of the
-residual grow lighter; how often a turn is called, and how often that is without a warning of heavy tails.
 """
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
-from study import run_cells
+from study import Row, cell_options, least_to_most, run_cells
 
 import icrkit as ik
 from icrkit.metrics._decomposition import ResidualModel
@@ -116,55 +111,6 @@ def intervals(h: np.ndarray) -> tuple[list[tuple[float, float, float]], bool]:
     return [(one.value, one.low, one.high) for one in found], tails is not None and tails.heavy
 
 
-# ---- turns ----------------------------------------------------------------------------------------------------------
-
-TURNS = Path(__file__).parent / "results" / "robustness_turns.csv"
-N_STEPS, N_LINKED = 12, 16  # checkpoints, and features of a course
-# tails, images, criterion
-TurnCell = tuple[str, int, str]
-TURN_CELLS: list[TurnCell] = list(
-    itertools.product(("none", "lognormal", "outliers", "t3"), (128, 256), ("information", "icr"))
-)
-
-
-def course(rng: np.random.Generator, tails: str, n: int) -> dict[int, np.ndarray]:
-    """Features by step, linked by .9 of the residual, whose tails go from heavy to none at an ICR of .5."""
-    signal, shared = rng.standard_normal((n, 1, N_LINKED)), rng.standard_normal((n, 2, N_LINKED))
-    normal, chosen, row = rng.standard_normal((n, 1, 1)), rng.random((n, 1, 1)) < 0.02, rng.chisquare(3, (n, 2, 1))
-    mean_squares = 1 / np.random.default_rng(0).chisquare(3, 100_000)
-    found = {}
-    for step, heaviness in enumerate(np.linspace(1, 0, N_STEPS), 1):
-        residual = np.sqrt(0.9) * shared + np.sqrt(0.1) * rng.standard_normal(shared.shape)
-        if tails == "lognormal":
-            residual *= np.exp(heaviness * normal - heaviness**2)
-        elif tails == "outliers":
-            times = 1 + 9 * heaviness
-            residual *= np.where(chosen, times, 1.0) / np.sqrt(0.98 + 0.02 * times**2)
-        elif tails == "t3":
-            residual *= row ** (-heaviness / 2) / np.sqrt(np.mean(mean_squares**heaviness))
-        found[step] = signal + residual
-    return found
-
-
-def run_turn_cell(cell: TurnCell, repeats: int) -> list[dict[str, object]]:
-    """One row of the table of turns."""
-    tails, n, criterion = cell
-    called, warned = np.zeros(repeats, dtype=bool), np.zeros(repeats, dtype=bool)
-    for seed in range(repeats):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            fitted = ik.TrainingCourse(criterion).fit(course(np.random.default_rng([seed, n]), tails, n))
-        called[seed] = fitted.turned_
-        warned[seed] = any("unequal size" in str(one.message) for one in said)
-    silent = float((called & ~warned).mean())
-    return [
-        {
-            "tails": tails, "images": n, "criterion": criterion, "called": round(float(called.mean()), 4),
-            "warned": round(float(warned.mean()), 4), "called_in_silence": round(silent, 4), "repeats": repeats,
-        }
-    ]  # fmt: skip
-
-
 def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
     """One row of the table."""
     population, ratio, v = cell
@@ -191,28 +137,35 @@ def run_cell(cell: Cell, repeats: int) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-@click.command()
-@click.option("--repeats", default=400, show_default=True)
-@click.option("--jobs", default=2, show_default=True)
-@click.option("--cells", default=len(CELLS), show_default=True, help="Only the first so many.")
-@click.option("--turns", is_flag=True, help="Courses whose tails grow lighter, 100 repeats.")
-@click.option("--out", type=click.Path(path_type=Path))
-def main(repeats: int, jobs: int, cells: int, turns: bool, out: Path | None) -> None:
-    """Run all cells; about ten minutes of two cores, and as much for turns."""
-    warnings.simplefilter("ignore")
-    if turns:
-        tasks = [(cell, min(repeats, 100)) for cell in TURN_CELLS[:cells]]
-        for row in run_cells(run_turn_cell, tasks, jobs, out or TURNS):
-            click.echo(" ".join(map(str, row.values())))
-        return
-    out = out or RESULTS
-    rows = run_cells(run_cell, [(cell, repeats) for cell in CELLS[:cells]], jobs, out)
-    click.echo("| population | N/d | V | ICR | information | warned | signs: ICR | information |")
-    click.echo("|---|---|---|---|---|---|---|---|")
-    for row in rows:
+LABELS = {
+    "gaussian": "Gaussian", "t5": "t, 5 degrees of freedom", "heavy": "t5 times a scale of each image (`heavy`)",
+    "t3": "t, 3 degrees of freedom", "t3 of an image": "t3, one scale for each image",
+    "lognormal": "lognormal scale of an image", "outliers": "one image in fifty with ten times the residual",
+    "t3 signal": "t3 signal", "classes": "eight classes", "half": "half of the features heavy",
+    "subspaces": "residual in other features for each of four kinds",
+    "multiplicative": "residual as large as the signal",
+}  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Least and most over the cells of each population."""
+    lines = [
+        "| population | ICR | information | warned | signs: ICR | signs: information |", "|---|---|---|---|---|---|"
+    ]  # fmt: skip
+    for population, label in LABELS.items():
+        of = [row for row in rows if row["population"] == population]
         shares = ("icr", "information", "warned", "signs_icr", "signs_information")
-        numbers = " | ".join(f"{100 * float(str(row[name])):.0f}" for name in shares)
-        click.echo(f"| {row['population']} | {row['images_per_feature']} | {row['views']} | {numbers} |")
+        if of:
+            lines.append(f"| {label} | {' | '.join(least_to_most(of, name) for name in shares)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@cell_options(len(CELLS), 400, 2, RESULTS)
+def main(repeats: int, jobs: int, cells: int, out: Path) -> None:
+    """Run all cells; about ten minutes of two cores."""
+    warnings.simplefilter("ignore")
+    click.echo(table(run_cells(run_cell, [(cell, repeats) for cell in CELLS[:cells]], jobs, out)))
 
 
 if __name__ == "__main__":

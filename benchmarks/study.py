@@ -1,11 +1,11 @@
-"""What the simulation studies share: their cells are run one after the other or side by side, into one table."""
+"""What the simulation studies share: the options of their commands, and cells that are run into one table."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from joblib import Parallel, delayed
@@ -29,3 +29,28 @@ def run_cells(
                 writer.writeheader()
                 writer.writerows(rows)
     return rows
+
+
+def cell_options(
+    n_cells: int, repeats: int, jobs: int, out: Path
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options ``--repeats``, ``--jobs``, ``--cells`` and ``--out`` of a study, with these defaults."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--out", type=click.Path(path_type=Path), default=out, show_default=False),
+            click.option("--cells", default=n_cells, show_default=True, help="Only the first so many."),
+            click.option("--jobs", default=jobs, show_default=True),
+            click.option("--repeats", default=repeats, show_default=True),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def least_to_most(rows: Iterable[Row], name: str) -> str:
+    """Least and most of a share of the rows, in per cent, as ``94 to 96``."""
+    shares = [round(100 * float(str(row[name])) + 1e-9) for row in rows]
+    least, most = min(shares), max(shares)
+    return f"{least} to {most}" if least != most else str(most)

@@ -63,11 +63,16 @@ def paired_test(change: float, replicates: Vector) -> PairedTest:
     them, differ by rounding, whose error says nothing: t is 0.
     """
     dof = len(replicates) - 1
-    if not difference_lengths(fold_contributions(change, replicates)):
+    if _is_rounding(change, replicates):
         return PairedTest(0.0, dof, 1.0)
     error = jackknife_error(replicates)
     t = change / error if error > 0 else float(np.copysign(np.inf, change))
     return PairedTest(t, dof, 2 * float(stats.t.sf(abs(t), dof)))
+
+
+def _is_rounding(change: float, replicates: Vector) -> bool:
+    """Whether no fold contributes anything to the difference but rounding."""
+    return not difference_lengths(fold_contributions(change, replicates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +238,7 @@ def difference(a: Reading, b: Reading, confidence: float = 0.95) -> Difference:
     """
     change, replicates, estimate = b.merit - a.merit, b.replicates - a.replicates, b.value - a.value
     test = paired_test(change, replicates)
-    if not difference_lengths(fold_contributions(change, replicates)):
+    if _is_rounding(change, replicates):
         change, replicates, estimate = 0.0, np.zeros_like(replicates), 0.0
     quantile = float(stats.t.ppf(0.5 + confidence / 2, test.dof))
     half = quantile * jackknife_error(replicates)

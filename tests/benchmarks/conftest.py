@@ -6,6 +6,7 @@ import csv
 import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -43,3 +44,15 @@ def committed(script_name) -> list[dict[str, str]]:
     """Rows of its committed table."""
     with (BENCHMARKS / "results" / f"{script_name}.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def documented() -> Callable[[str, str], None]:
+    """Checks that every line of a table stands in a page of the documentation."""
+
+    def check(page: str, table: str) -> None:
+        text = (BENCHMARKS.parent / "docs" / page).read_text(encoding="utf-8").splitlines()
+        missing = [line for line in table.splitlines() if line not in text]
+        assert not missing, f"docs/{page} lacks:\n" + "\n".join(missing)
+
+    return check

@@ -22,11 +22,12 @@ def test_the_study_runs(benchmark, tmp_path):
     out = tmp_path / "groups.csv"
     options = ["--repeats", "2", "--cells", "1", "--jobs", "1", "--out", str(out)]
     result = CliRunner().invoke(benchmark.main, options, catch_exceptions=False)
-    assert result.exit_code == 0 and "| fives | 32 | 0.2 | True |" in result.output
+    assert result.exit_code == 0 and "| five near copies of each scene | 32 |" in result.output
     assert [row["given"] for row in csv.DictReader(out.read_text().splitlines())] == ["False", "True"]
 
 
-def test_intervals_hold_over_groups_and_not_without(benchmark, committed):
+def test_intervals_hold_over_groups_and_not_without(benchmark, committed, documented):
+    documented("statistics.md", benchmark.table(committed))
     assert len(committed) == 2 * len(benchmark.CELLS)
     error = np.sqrt(0.95 * 0.05 / 200)
     grouped = [row for row in committed if row["given"] == "True"]
