@@ -1,8 +1,7 @@
 """The graph of an ONNX model: the tensor that a layer's name stands for, and the part of the graph that it needs.
 
 A module is a part of the torch network that was exported, by its name in ``named_modules()``. Both of torch's
-exporters leave traces of modules: the one built on ``torch.export`` in the metadata of nodes, the older one built on
-TorchScript in their names. Knows nothing of files or of onnxruntime.
+exporters leave traces of modules (`_onnx_scopes`). Knows nothing of files or of onnxruntime.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from icrkit_extractors._onnx_axes import feature_axes
+from icrkit_extractors._onnx_scopes import NAME_SCOPES, common_scope, metadata, traced_scopes, written_scope
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -24,20 +23,13 @@ __all__ = ["Graph", "Shape", "cut", "needed", "without_weights"]
 
 Shape = tuple[int | str | None, ...]
 
-# Modules around a node, outermost first; None where the file does not say.
-Scope = tuple[str, ...] | None
-
 _FX_NODE = "pkg.torch.onnx.fx_node"
-_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 # Operations that an exporter removes only where they change nothing, such as dropout or a division by 1.
 _MAY_VANISH = {"_to_copy", "add", "alias", "clone", "contiguous", "detach", "div", "dropout", "mul", "sub", "to"}
 
 # onnx.TensorProto.DataType: float, float16, double, bfloat16; 0 where inference found nothing.
 _FLOATING = {0, 1, 10, 11, 16}
-
-# Names that torch wrote are shorter; work on a name grows with its square.
-_LONGEST = 1000
 
 # Values that decide shapes (axes, sizes) are shorter; longer ones are weights.
 _SMALL = 4096
@@ -152,121 +144,6 @@ def cut(model: ModelProto, tensors: Sequence[str]) -> None:
     keep(graph.value_info, lambda k, value: value.name not in tensors)
 
 
-# ---- which module a node came from ----------------------------------------------------------------------------------
-
-
-def _metadata(message: Any, key: str) -> str:
-    return next((entry.value for entry in message.metadata_props if entry.key == key), "")
-
-
-def _written_scope(node: NodeProto) -> Scope:
-    """Modules around a node as the exporter wrote them: ['', 'mid', 'mid.conv0', 'conv2d_5']."""
-    names = re.findall(r"'([^']*)'", _metadata(node, _NAME_SCOPES))
-    # The first is the network itself, the last the operation; nodes that belong to no module have another first name.
-    return tuple(names[1:-1]) if names and names[0] == "" else None
-
-
-def _short(name: str) -> str:
-    """The part of a module's name that TorchScript's exporter keeps: from its last atom that is no number."""
-    atoms = name.split(".")
-    first = next((k for k in reversed(range(len(atoms))) if not atoms[k].isnumeric()), 0)
-    return ".".join(atoms[first:])
-
-
-@dataclass(eq=False)
-class _Call:
-    """One call of a module while TorchScript traced the network."""
-
-    component: str
-    parent: _Call | None
-    scope: str = ""
-    owners: list[str] = field(default_factory=list)
-    name: str = ""
-
-    def path(self) -> list[_Call]:
-        calls = [self]
-        while calls[-1].parent:
-            calls.append(calls[-1].parent)
-        return calls[::-1]
-
-    def named(self) -> str:
-        """The module's name, where the parameters used inside agree on one, or the likeliest."""
-        outer = self.parent.name if self.parent else ""
-        prefix = f"{outer}." if outer else ""
-        found: set[str] | None = None
-        for owner in self.owners:
-            atoms = owner.split(".")
-            names = {".".join(atoms[: k + 1]) for k in range(len(atoms))}
-            fitting = {name for name in names if name.startswith(prefix) and _short(name) == self.component}
-            found = fitting if found is None else found & fitting
-        if found:
-            return min(found, key=len)
-        if self.parent and self.component.startswith(f"{self.parent.component}."):
-            # Children of a Sequential "layers" are called layers.0, layers.1.
-            return outer[: len(outer) - len(self.parent.component)] + self.component
-        return prefix + self.component
-
-
-def _traced_scopes(nodes: Sequence[NodeProto], parameters: Collection[str]) -> list[Scope]:
-    """Modules around each node of an export through TorchScript, from node names such as /mid/norm0_1/Reshape.
-
-    A component of the name is the `_short` name of a module that was called; ModuleList and ModuleDict, which never
-    are, leave nothing. The n-th call with the same components has _n after its last one. Whole names come from the
-    parameters, which keep theirs; the nodes of a call follow one another, which tells apart enc.block and dec.block.
-    """
-    calls: dict[str, _Call] = {}
-    made: list[_Call] = []
-    where: list[_Call | None] = []
-    known: list[bool] = []
-    stack: list[_Call] = []
-    for node in nodes:
-        known.append(node.name.startswith("/") and len(node.name) < _LONGEST)
-        scope = node.name.rpartition("/")[0]
-        if not known[-1] or not scope:
-            where.append(None)
-            continue
-        owners = [name.rpartition(".")[0] for name in node.input if name in parameters and "." in name[:_LONGEST]]
-        if scope in calls:
-            stack = calls[scope].path()
-        else:
-            head, _, last = scope.rpartition("/")
-            repeat = re.fullmatch(r"(.+)_\d+", last)
-            shorts = set(map(_short, owners))
-            # linear_1 may be a module's own name, or the second call of linear.
-            if repeat and last not in shorts and (repeat[1] in shorts or f"{head}/{repeat[1]}" in calls):
-                last = repeat[1]
-            components = [*head.split("/")[1:], last]
-            depth = 0
-            while depth < min(len(stack), len(components)) and stack[depth].component == components[depth]:
-                depth += 1
-            if depth == len(components) and stack[depth - 1].scope:
-                depth -= 1
-            del stack[depth:]
-            for component in components[depth:]:
-                stack.append(_Call(component, stack[-1] if stack else None))
-                made.append(stack[-1])
-            stack[-1].scope = scope
-            calls[scope] = stack[-1]
-        for call in stack:
-            call.owners.extend(owners)
-        where.append(stack[-1])
-    for call in made:
-        call.name = call.named()
-    return [
-        tuple(outer.name for outer in call.path()) if call else () if traced else None
-        for call, traced in zip(where, known, strict=True)
-    ]
-
-
-def _common(scopes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    shared: tuple[str, ...] | None = None
-    for scope in scopes:
-        if shared is None:
-            shared = scope
-        shared = shared[: next((k for k, (a, b) in enumerate(zip(shared, scope, strict=False)) if a != b), len(scope))]
-    return shared or ()
-
-
 # ---- the graph ------------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +194,7 @@ class Graph:
         for k, node in enumerate(self._nodes):
             for name in dict.fromkeys(_reads(node)):
                 self._users.setdefault(name, []).append(k)
-        self._written = any(_metadata(node, _NAME_SCOPES) for node in self._nodes)
+        self._written = any(metadata(node, NAME_SCOPES) for node in self._nodes)
         self.modules: dict[str, set[int]] = {}
         for k, scope in enumerate(self._scopes(weights)):
             for name in scope:
@@ -328,13 +205,13 @@ class Graph:
             # Parameters that are equal are stored once, under one name; the others are copies of it.
             copied = [node for node in self._nodes if node.op_type == "Identity" and not weights.isdisjoint(node.input)]
             parameters = weights.union(*(node.output for node in copied))
-            return [scope or () for scope in _traced_scopes(self._nodes, parameters)]
-        scopes = [_written_scope(node) for node in self._nodes]
+            return [scope or () for scope in traced_scopes(self._nodes, parameters)]
+        scopes = [written_scope(node) for node in self._nodes]
         # Nodes that an optimiser put in, last first: they belong where all that they feed belongs.
         for k in reversed(range(len(scopes))):
             if scopes[k] is None and not set(self._nodes[k].output) & set(self.outputs):
                 users = [user for name in self._nodes[k].output for user in self._users.get(name, [])]
-                scopes[k] = _common(scopes[user] or () for user in users if user > k)
+                scopes[k] = common_scope(scopes[user] or () for user in users if user > k)
         return [scope or () for scope in scopes]
 
     @cached_property
@@ -370,18 +247,18 @@ class Graph:
 
     @cached_property
     def _own(self) -> list[str]:
-        return [_metadata(node, _FX_NODE).partition(" : ")[0].removeprefix("%") for node in self._nodes]
+        return [metadata(node, _FX_NODE).partition(" : ")[0].removeprefix("%") for node in self._nodes]
 
     @cached_property
     def _present(self) -> set[str]:
         graph = self._model.graph
         placeholders = (*graph.input, *graph.value_info)
-        renamed = {_metadata(value, "pkg.torch.onnx.original_node_name") for value in placeholders}
+        renamed = {metadata(value, "pkg.torch.onnx.original_node_name") for value in placeholders}
         return {*self._own, *self._producer, *self.inputs, *renamed}
 
     def _is_taken(self, tensor: str, k: int) -> bool:
         """Whether node ``k`` took this very value before optimisation, and not one computed from it."""
-        text = _metadata(self._nodes[k], _FX_NODE)
+        text = metadata(self._nodes[k], _FX_NODE)
         if not self._written:
             return True
         names = set(re.findall(r"%(\w+)", text.partition(" : ")[2]))

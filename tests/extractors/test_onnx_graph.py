@@ -180,40 +180,6 @@ def test_a_node_that_an_optimiser_put_in_belongs_where_it_is_used():
         graph_of(made(nodes, ["b"])).leaving("block")
 
 
-def named(*paths: str) -> dict[str, list[int]]:
-    """Modules, and their nodes, of a chain of nodes with these names; after a blank the parameter that a node takes."""
-    nodes, parameters, last = [], set(), "x"
-    for k, path in enumerate(paths):
-        name, _, parameter = path.partition(" ")
-        nodes.append(helper.make_node("Add", [last, parameter or last], [f"v{k}"], name=name))
-        parameters |= {parameter} - {""}
-        last = f"v{k}"
-    model = made(nodes, [last], {name: np.ones((1, 1, 1, 1), np.float32) for name in parameters})
-    return {name: sorted(inside) for name, inside in graph_of(model).modules.items()}
-
-
-def test_modules_from_the_names_that_torchscript_gives():
-    # Children of a Sequential repeat its name; containers that are never called leave none.
-    assert named("/net/layers/layers.0/Add", "/net/layers/layers.1/Add", "/net/Add", "/Add") == {
-        "net": [0, 1, 2],
-        "net.layers": [0, 1],
-        "net.layers.0": [0],
-        "net.layers.1": [1],
-    }
-    # Whole names come from the parameters, and the second call of /b/conv, in another b, is /b/conv_1.
-    assert named(
-        "/b/conv/Add enc.b.conv.weight", "/b/Add", "/mid/Add", "/b/conv_1/Add dec.b.conv.weight", "/b_1/Add"
-    ) == {"enc.b": [0, 1], "enc.b.conv": [0], "mid": [2], "dec.b": [3, 4], "dec.b.conv": [3]}
-    # linear_1 is a name here, and a second call there.
-    assert list(named("/t/linear_1/Add t.linear_1.weight", "/t/linear_2/Add t.linear_2.weight")) == [
-        "t",
-        "t.linear_1",
-        "t.linear_2",
-    ]
-    assert named("/act/Add", "/conv/Add conv.weight", "/act_1/Add") == {"act": [0, 2], "conv": [1]}
-    assert named("Add_0", "model/conv/Add") == {}
-
-
 # ---- modules: real exports ------------------------------------------------------------------------------------------
 
 
