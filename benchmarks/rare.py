@@ -78,7 +78,8 @@ def run_cell(cell: Cell, repeats: int) -> list[Row]:
     runs = np.array([one_repeat(cell, seed) for seed in range(repeats)], dtype=float)
     row: Row = {"kind": kind, "firing": firing, "images": n, "features": d, "views": v, "repeats": repeats}
     for name, values in (("icr", runs[:, 0]), ("information", runs[:, 1]), ("fold", runs[:, 4])):
-        numbers = [np.nanmin(values), np.nanmedian(values), np.nanmax(values)]
+        known = values[~np.isnan(values)]
+        numbers = [of(known) if known.size else np.nan for of in (np.min, np.median, np.max)]
         row |= {f"{name}_{of}": round(float(x), 3) for of, x in zip(("least", "median", "most"), numbers, strict=True)}
     row |= {"singular": float(np.isnan(runs[:, 0]).mean()), "refused": float(runs[:, 2].mean())}
     return [row | {"warned": float(runs[:, 3].mean())}]

@@ -279,9 +279,9 @@ def _never_varies(moments: Moments) -> NDArray[np.bool_]:
     return np.asarray((spread <= rounding) & ((size == 0) | (size > 1e-130)))
 
 
-# Images in which a feature must differ between views. Of 40 simulated sets a setting (16 and 32 features, 300 and 1,024
-# images, 2 and 8 views), with a feature that fires in 2 to 8 images, information was off by up to 56 nats and ICR by up
-# to 1.3; in 12 and more, by less than three times what the feature adds in any case.
+# Images in which a feature must differ between views: see benchmarks/rare.py. With a unit that fires in 2 to 5 images
+# ICR was off by up to 1.3 and information by up to 60 nats; in 8 by .4 and 2.5, in 12 by .4 and 2.4, in 20 by .2 and
+# 1.8.
 _FEWEST_FIRING = 12
 
 

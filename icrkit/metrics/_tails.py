@@ -20,8 +20,9 @@ Vector = NDArray[np.float64]
 # Of the populations in the documentation, "Heavy tails", those whose intervals covered less than 93 % lie above one of
 # these in nearly all repeats. Features of the shipped networks lie below, at .0 to .2 both.
 MOST_VARIATION = {"residual": 0.8, "means": 0.35}
-# In Gaussian features and those with heavy tails in half of them it was up to 2.6, under the law `heavy` up to 5; what
-# fires in one image of 4,096 makes it hundreds, and puts ICR off by up to 1.4. A sample seldom has that image.
+# In the populations of benchmarks/robustness.py whose intervals hold it was up to 5.9 (Gaussian 1.5), but for `heavy`
+# with up to 11.8, which is warned of in any case. What fires faintly in one image of 4,096 makes it hundreds, and puts
+# ICR off by up to 1.2 (benchmarks/rare.py). A sample seldom has that image.
 MOST_OF_A_FOLD = 8.0
 _FEWEST = 16  # images, below which a variation says nothing
 
